@@ -1,0 +1,147 @@
+"""The scene contract ``prsa-scene-1``: check, open, save. Nothing else decides what a scene is.
+
+A scene is one ``xarray.Dataset``: a variable per modality with dims ``(<modality>_band, y, x)``, ``label (y, x)``
+(0 = unlabelled, 1..K), optionally ``split (y, x)`` (0 none, 1 train, 2 test) and, an addition of ours,
+``validation (y, x)`` (1 = training-side pixels kept apart for validation). NaN or a variable's ``missing_value`` is no-data.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from .errors import PrsaError
+
+SCHEMA = "prsa-scene-1"
+RASTERS = ("label", "split", "validation")
+
+
+def modalities(scene: xr.Dataset) -> list[str]:
+    """Names of the modalities, in the order of the file."""
+    return [str(name) for name, var in scene.data_vars.items() if var.dims == (f"{name}_band", "y", "x")]
+
+
+def class_names(scene: xr.Dataset) -> list[str]:
+    """The K category names; category k of ``label`` is ``class_names[k - 1]``."""
+    return list(json.loads(scene.attrs["class_names"]))
+
+
+def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
+    """Return the scene with float32 modalities and int labels, or raise `PrsaError` that names what breaks the contract."""
+
+    def fail(expected: str, got: str, fix: str):
+        raise PrsaError(f"{source}: expected {expected}, got {got}. Fix: {fix}.")
+
+    if scene.attrs.get("schema") != SCHEMA:
+        fail(f"the attribute schema={SCHEMA!r}", repr(scene.attrs.get("schema")), "write the scene as in the README, 'Your own scene'")
+    try:
+        names = class_names(scene)
+    except (KeyError, TypeError, ValueError):
+        names = []
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        fail("class_names, a JSON list of K different names", repr(scene.attrs.get("class_names")), "set attrs['class_names'] = json.dumps([...])")
+    if "label" not in scene:
+        fail("a variable label (y, x)", f"variables {list(scene.data_vars)}", "add the label raster (0 = unlabelled)")
+    grid = scene.sizes.get("y"), scene.sizes.get("x")
+    for raster in RASTERS:
+        if raster not in scene:
+            continue
+        var = scene[raster]
+        if var.dims != ("y", "x"):
+            fail(f"{raster} with dims ('y', 'x')", f"{var.dims} of shape {var.shape}", "transpose or rename its dimensions")
+        if not np.issubdtype(var.dtype, np.integer):
+            fail(f"{raster} of integer type", str(var.dtype), "cast it, with 0 for unlabelled or none")
+    top = {"label": len(names), "split": 2, "validation": 1}
+    for raster in RASTERS:
+        if raster in scene:
+            low, high = int(scene[raster].min()), int(scene[raster].max())
+            if low < 0 or high > top[raster]:
+                fail(f"{raster} between 0 and {top[raster]}", f"{low} to {high}", "map unlabelled pixels to 0 and check the class list")
+    if not int(scene["label"].max()):
+        fail("some labelled pixels", "label is 0 everywhere", "check the label raster")
+    strange = [str(n) for n, v in scene.data_vars.items() if n not in RASTERS and v.dims != (f"{n}_band", "y", "x")]
+    if strange:
+        got = ", ".join(f"{n} {scene[n].dims} {scene[n].shape}" for n in strange)
+        fail(f"every modality on one grid with dims ('<name>_band', 'y', 'x') = (bands, {grid[0]}, {grid[1]})", got,
+             "resample it to the label grid and name its dimensions after the modality")
+    found = modalities(scene)
+    if len(found) < 2:
+        fail("two or more modalities", f"{len(found)} ({found})", "add the second sensor as its own variable")
+
+    clean = scene.copy()
+    for name in found:
+        var = scene[name]
+        if not (np.issubdtype(var.dtype, np.floating) or np.issubdtype(var.dtype, np.integer)):
+            fail(f"{name} numeric", str(var.dtype), "store reflectances, decibels or metres as numbers")
+        values = var.values.astype(np.float32)
+        if "missing_value" in var.attrs:  # a file opened without decoding
+            values[var.values == var.attrs["missing_value"]] = np.nan
+        values[~np.isfinite(values)] = np.nan
+        dead = np.flatnonzero(np.isnan(values).all(axis=(1, 2)))
+        if dead.size:
+            fail(f"data in every band of {name}", f"only no-data in band(s) {dead.tolist()[:8]}", "drop these bands")
+        clean[name] = var.dims, values, {k: v for k, v in var.attrs.items() if k != "missing_value"}
+    attrs = {"title": source, "license": "not stated", "citation": "not stated", "simulated": 0, "name": source}
+    clean.attrs = attrs | scene.attrs
+    clean.attrs["simulated"] = int(clean.attrs["simulated"])
+    return clean
+
+
+def open_scene(source: str | os.PathLike) -> xr.Dataset:
+    """Open an embedded scene by name (``sim-sar``, ``sim-sar:3``, ``sim-sar:3:0.8``), a public benchmark or a netCDF file.
+
+    Raises `PrsaError` for a missing or damaged file, an unknown name or a scene that breaks the contract.
+    """
+    from .simulate import EMBEDDED, parse_name, simulate
+
+    text = str(source)
+    if text.split(":")[0] in EMBEDDED:
+        return check_scene(simulate(*parse_name(text)), text)
+    path = Path(text).expanduser()
+    if path.suffix != ".nc":
+        raise PrsaError(f"unknown scene {text!r}. Expected one of {', '.join(EMBEDDED)} (optionally with :seed and :dial) or the path of a .nc file.")
+    if not path.is_file():
+        raise PrsaError(f"no scene file at {path.resolve()}. Check the path, or write one as in the README, 'Your own scene'.")
+    try:
+        with xr.open_dataset(path) as file:
+            scene = file.load()
+    except Exception as error:  # every backend raises its own kind for a damaged file
+        raise PrsaError(f"{path.name}: expected a readable netCDF file, got {type(error).__name__}: {error}. Copy or write the file again.") from error
+    scene.attrs.setdefault("name", path.stem)
+    return check_scene(scene, path.name)
+
+
+def save_scene(scene: xr.Dataset, path: str | os.PathLike) -> Path:
+    """Check the scene and write it as compressed netCDF 4, all or nothing."""
+    path = Path(path)
+    clean = check_scene(scene, path.name)
+    atomic_netcdf(clean, path)
+    return path
+
+
+def atomic_netcdf(data: xr.Dataset, path: Path) -> None:
+    """Write to a temporary name beside ``path``, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    os.close(handle)
+    coding = {n: {"zlib": True, "complevel": 4} for n, v in data.variables.items() if v.ndim and v.dtype.kind in "iuf"}
+    try:
+        data.to_netcdf(name, engine="h5netcdf", encoding=coding)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def scene_hash(scene: xr.Dataset) -> str:
+    """SHA-256 over names, shapes and values of the modalities and rasters: two scenes with one hash train alike."""
+    digest = hashlib.sha256(scene.attrs["class_names"].encode())
+    for name in [*modalities(scene), *(r for r in RASTERS if r in scene)]:
+        values = np.ascontiguousarray(scene[name].values)
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(values)
+    return digest.hexdigest()
