@@ -1,0 +1,150 @@
+"""Metrics against hand-worked cases, naive loops and scikit-learn."""
+
+import time
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, confusion_matrix
+
+from prsa import metrics
+from prsa.errors import PrsaError
+
+HAND = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # 10 pixels, 7 right, class 3 never true
+
+
+def test_confusion_by_hand_and_by_loop():
+    truth, predicted = np.array([1, 1, 2, 3, 3]), np.array([1, 2, 2, 1, 3])
+    assert metrics.confusion(truth, predicted, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(1, 8, (2, 20, 30), dtype=np.uint8)
+    naive = np.zeros((7, 7), int)
+    for t, p in zip(truth.ravel(), predicted.ravel()):
+        naive[t - 1, p - 1] += 1
+    counts = metrics.confusion(truth, predicted, 7)
+    assert counts.dtype == np.int64 and (counts == naive).all()
+    assert (metrics.confusion(np.zeros(0, int), np.zeros(0, int), 4) == np.zeros((4, 4))).all()
+
+
+@pytest.mark.parametrize("truth, predicted", [([0, 1], [1, 1]), ([1, 4], [1, 1]), ([1, 2], [1, 0]), ([1, 2], [1])])
+def test_confusion_refuses(truth, predicted):
+    with pytest.raises(PrsaError, match="expected"):
+        metrics.confusion(truth, predicted, 3)
+
+
+def test_agreement_by_hand():
+    assert metrics.oa(HAND) == pytest.approx(0.7)
+    assert metrics.per_class(HAND)[:2] == pytest.approx([0.75, 4 / 6])
+    assert np.isnan(metrics.per_class(HAND)[2])
+    assert metrics.aa(HAND) == pytest.approx((0.75 + 4 / 6) / 2)  # class 3 has no truth pixel
+    assert metrics.kappa(HAND) == pytest.approx((0.7 - 0.5) / (1 - 0.5))  # chance = (4*5 + 6*5) / 100
+    assert metrics.points(metrics.oa(HAND)) == pytest.approx(70.0)
+
+
+def test_agreement_equals_scikit_learn():
+    rng = np.random.default_rng(1)
+    truth = rng.integers(1, 10, 2000)
+    predicted = np.where(rng.random(2000) < 0.6, truth, rng.integers(1, 10, 2000))
+    counts = metrics.confusion(truth, predicted, 9)
+    assert (counts == confusion_matrix(truth, predicted)).all()
+    assert metrics.oa(counts) == pytest.approx((truth == predicted).mean())
+    assert metrics.aa(counts) == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert metrics.kappa(counts) == pytest.approx(cohen_kappa_score(truth, predicted))
+
+
+def test_agreement_over_leading_dimensions_and_empty_counts():
+    stack = np.stack([HAND, np.zeros((3, 3), int), 2 * np.eye(3, dtype=int)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for metric in (metrics.oa, metrics.aa, metrics.kappa):
+            values = metric(stack)
+            assert values[0] == pytest.approx(metric(HAND)) and np.isnan(values[1]) and values[2] == pytest.approx(1)
+    assert np.isnan(metrics.kappa([[5, 0], [0, 0]]))  # chance agreement is 1
+
+
+def test_mean_sd():
+    assert metrics.mean_sd([1, 2, 3, 6]) == (3, pytest.approx(np.sqrt(14 / 3)))
+    mean, sd = metrics.mean_sd([4.0])
+    assert mean == 4 and np.isnan(sd)
+    assert np.isnan(metrics.mean_sd([])).all()
+
+
+def test_paired_difference_is_the_t_interval():
+    a, b = np.array([70.0, 72, 75, 71, 78]), np.array([68.0, 71, 70, 72, 73])
+    mean, low, high = metrics.paired_difference(a, b)
+    assert mean == pytest.approx(2.4)  # differences 2 1 5 -1 5, sd sqrt(6.8), t(0.975, 4) = 2.7764
+    assert (low, high) == (pytest.approx(2.4 - 2.7764 * np.sqrt(6.8 / 5), abs=1e-3), pytest.approx(2.4 + 2.7764 * np.sqrt(6.8 / 5), abs=1e-3))
+    reference = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (low, high) == (pytest.approx(reference.low), pytest.approx(reference.high))
+    mean, low, high = metrics.paired_difference([3.0], [1.0])
+    assert mean == 2 and np.isnan([low, high]).all()
+    assert metrics.paired_difference(a, a) == (0, 0, 0)
+    with pytest.raises(PrsaError, match="same seeds"):
+        metrics.paired_difference(a, b[:4])
+
+
+def test_hierarchical_bootstrap():
+    between = np.repeat([[-3.0], [0.0], [3.0], [6.0]], 5, axis=1)  # seeds agree: only scenes vary
+    mean, low, high = metrics.hierarchical_bootstrap(between, np.random.default_rng(0))
+    assert mean == 1.5
+    means = np.array([[-3, 0, 3, 6][i] for i in np.random.default_rng(5).integers(4, size=4 * 20_000)]).reshape(-1, 4).mean(1)
+    assert (low, high) == (pytest.approx(np.percentile(means, 2.5), abs=0.3), pytest.approx(np.percentile(means, 97.5), abs=0.3))
+    within = np.random.default_rng(2).normal(1.5, 1, (1, 50))
+    mean, low, high = metrics.hierarchical_bootstrap(within, np.random.default_rng(0))
+    assert (low, high) == (pytest.approx(mean - 1.96 * within.std() / 50**0.5, abs=0.03), pytest.approx(mean + 1.96 * within.std() / 50**0.5, abs=0.03))
+    assert metrics.hierarchical_bootstrap(between, np.random.default_rng(0)) == metrics.hierarchical_bootstrap(between, np.random.default_rng(0))
+    assert np.isnan(metrics.hierarchical_bootstrap([[2.0]], np.random.default_rng(0))[1])
+    with pytest.raises(PrsaError, match="scene, seed"):
+        metrics.hierarchical_bootstrap([1.0, 2.0], np.random.default_rng(0))
+
+
+def test_linear_cka_against_centred_gram_matrices():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 40)
+    x, y = rng.normal(size=(40, 6)) + labels[:, None], np.eye(4)[labels]
+    centre = np.eye(40) - 1 / 40
+    k, l = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+    assert metrics.linear_cka(x, y) == pytest.approx(np.sum(k * l) / np.sqrt(np.sum(k * k) * np.sum(l * l)))
+    assert metrics.linear_cka(y @ np.linalg.qr(rng.normal(size=(4, 4)))[0] * 3 + 2, y) == pytest.approx(1)  # rotation, scale, shift
+    assert np.isnan(metrics.linear_cka(np.ones((5, 2)), np.eye(5)))
+
+
+def test_eta_squared_by_hand():
+    # total sum of squares 20 about mean 3, between 2 * (2 - 3)^2 + 2 * (4 - 3)^2 = 4
+    assert metrics.eta_squared(np.array([[0.0], [4.0], [2.0], [6.0]]), [1, 1, 2, 2]) == pytest.approx(4 / 20)
+    labels = np.array([1, 1, 2, 2, 3])
+    assert metrics.eta_squared(np.eye(3)[labels - 1], labels) == pytest.approx(1)
+    assert np.isnan(metrics.eta_squared(np.ones((4, 2)), [1, 1, 2, 2]))
+
+
+def test_jensen_shannon():
+    disjoint = np.array([[[1.0, 0], [0, 1]], [[0.5, 0.5], [0.5, 0.5]]])
+    assert metrics.jensen_shannon(disjoint) == pytest.approx([np.log(2), 0])
+    p = np.random.default_rng(0).dirichlet(np.ones(5), (7, 3))
+    for row, value in zip(p, metrics.jensen_shannon(p)):
+        middle = row.mean(0)
+        assert value == pytest.approx(np.mean([sum(q * np.log(q / middle)) for q in row]))
+
+
+def test_linear_probe_separates_what_is_linear_and_is_fast():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(1, 13, 2400)
+    x = rng.normal(size=(13, 64))[labels] + 0.3 * rng.normal(size=(2400, 64))
+    x[:, 5], x[:, 6] = 7.0, 1e4 * x[:, 7]  # a dead and a badly scaled feature
+    train, test = slice(2000), slice(2000, None)
+    metrics.linear_probe(x[:50], labels[:50], x[:5])  # import time is not the probe's
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predicted = metrics.linear_probe(x[train], labels[train], x[test])
+    assert time.perf_counter() - start < 1.0  # 0.03 s alone; other work may share the core
+    assert (predicted == labels[test]).mean() > 0.95
+    assert (predicted == metrics.linear_probe(x[train], labels[train], x[test])).all()
+    assert abs((metrics.linear_probe(rng.normal(size=(2000, 64)), labels[train], x[test]) == labels[test]).mean() - 1 / 12) < 0.08
+
+
+def test_linear_probe_edges():
+    assert metrics.linear_probe(np.ones((3, 2)), [4, 4, 4], np.zeros((2, 2))).tolist() == [4, 4]
+    with pytest.raises(PrsaError, match="features"):
+        metrics.linear_probe(np.ones((3, 2)), [1, 2, 1], np.zeros((2, 5)))
