@@ -1,0 +1,493 @@
+"""Three simulated scenes of heterogeneous sensors over one kind of landscape, deterministic by seed, and the imbalance dial.
+
+Landscape. A 2 m grid of about 160 x 160 pixels: warped Voronoi parcels (fields, woods, shrub, paved lots, built-up blocks with
+houses and halls), a stream and roads over rolling terrain; twelve land covers (`COVERS`). Three flight lines cross it: training,
+validation and test areas, 10 unlabelled pixels apart, so that even 11 x 11 windows of two areas share no pixel. Training labels are
+small survey plots (a few pixels each, about 130 pixels per class), validation and test areas are mapped wall to wall.
+
+Hyperspectral image (`Optics`; 60 bands, 400-1000 nm, reflectance). A pixel's spectrum is a sloped continuum times Beer-Lambert
+absorption by chlorophyll (blue and red bands, hence the red edge), iron oxide (charge transfer below 570 nm, 870 nm band), leaf water
+(970 nm) and aluminium (830 nm interband), the shape of leaf models such as PROSPECT (Jacquemoud & Baret 1990). Amounts vary by object
+and pixel. Sunlight is direct plus blue-rich diffuse light; direct light follows the slope of the surface and is cut by cast shadows
+and clouds. A Gaussian point-spread function mixes neighbours linearly; noise grows towards both ends of the detector.
+What the atmosphere and the season leave in the image depends on the *acquisition condition* c in [0, 1] of a pixel: gain, spectral
+tilt, haze (offset falling with wavelength), residual vapour at 940 nm, chlorophyll loss of the vegetation (phenology), wetter soil, and
+the chance of a cloud shadow.
+
+SAR (`Radar`; VV and VH in dB). Backscatter of the cover at 35 degrees, an offset per object (moisture, roughness), fall-off with the local
+incidence angle, layover and radar shadow at height steps along range, gamma texture, thermal noise, and multi-look speckle: intensity times
+Gamma(L, 1/L), so that its coefficient of variation is 1 / sqrt(L) (Goodman 1976). VV and VH speckle are independent, as for
+reflection-symmetric targets. One pass at one time: the condition c does not touch it.
+
+Heights (`Laser`). Surface = terrain + gabled or flat roofs + round or conical crowns. The LiDAR samples it with a Poisson number of pulses
+per pixel (a pixel without a pulse takes the nearest one), reports the height above a ground model, whose error grows as ground returns
+get scarce, and the intensity at the last wavelength. The DSM of ``sim-tri`` is the surface itself with noise, terrain included.
+
+The imbalance dial d in [0, 1], one mechanism per scene:
+``sim-sar``, ``sim-tri``  How far the condition c goes with the area. c = d a + (1 - d) u, where a is 0 in the training, 0.5 in the validation
+    and 1 in the test area, and u is a smooth field, uniform on [0, 1] everywhere. At 0 every area holds the whole range of conditions, so
+    that the optical image is harder to fit but what is learnt carries over; at 1 training saw only c = 0: easy to fit, brittle.
+    The looks of the SAR fall with it, from `Radar.looks` to `Radar.looks_strong`, geometrically.
+``sim-lidar``  Pulses per pixel fall geometrically from `Laser.pulses` to `Laser.pulses_strong`: from a LiDAR that is informative alone
+    to one that is weak alone but still tells a roof from a road. The condition stays a smooth field, alike in all areas.
+
+Seeds 0-9 are for evaluation, 100-119 for development. Parameters were set from the sensors' usual ranges and adjusted on development
+seeds to the two regimes, with concatenation and single branches only. All numbers are ours.
+"""
+
+import json
+import math
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from scipy import ndimage
+
+from .errors import PrsaError
+
+TRAIN, VAL, TEST = 1, 2, 3  # codes of the areas
+GAP = 10  # pixels between areas: twice the radius of an 11 x 11 window
+PIXEL = 2.0  # m
+WAVELENGTH = np.linspace(400.0, 1000.0, 60)  # nm
+
+
+@dataclass(frozen=True)
+class Cover:
+    """One land cover as the three sensors see it."""
+
+    name: str
+    blue: float  # continuum reflectance at 400 nm
+    nir: float  # continuum reflectance at 1000 nm
+    bend: float = 1.0  # exponent of the continuum between them: below 1 rises early
+    chlorophyll: float = 0.0  # optical depth of the pigment bands
+    iron: float = 0.0  # optical depth of the iron oxide bands
+    leaf_water: float = 0.0  # optical depth of the 970 nm band
+    aluminium: float = 0.0  # optical depth of the 830 nm band
+    green: float = 1.0  # fraction of a pixel covered; the rest is soil
+    texture: float = 0.05  # sd of log brightness from pixel to pixel
+    height: float = 0.0  # m above ground, mean over objects
+    height_sd: float = 0.0  # m, between objects
+    vv: float = -12.0  # dB at 35 degrees
+    vh: float = -20.0  # dB at 35 degrees
+    fall: float = 0.12  # dB per degree of incidence: smooth surfaces fall faster than volumes
+    grain: float = 20.0  # shape of the gamma texture of backscatter: small is rough
+
+
+SOIL = Cover("bare soil", 0.07, 0.32, 0.8, iron=0.45, texture=0.07, vv=-13.0, vh=-21.5, fall=0.18)
+COVERS = (
+    Cover("water", 0.055, 0.012, 0.6, chlorophyll=0.15, texture=0.08, vv=-21.0, vh=-29.0, fall=0.35),
+    SOIL,
+    Cover("asphalt road", 0.075, 0.135, 0.7, texture=0.06, vv=-17.5, vh=-26.0, fall=0.25),
+    Cover("concrete", 0.20, 0.34, 0.5, iron=0.15, texture=0.06, vv=-15.5, vh=-24.0, fall=0.22),
+    Cover("bitumen roof", 0.070, 0.125, 0.8, texture=0.06, height=8.0, height_sd=2.5, vv=-11.5, vh=-20.5, grain=4.0),
+    Cover("tile roof", 0.17, 0.36, 0.6, iron=1.05, texture=0.08, height=6.0, height_sd=1.2, vv=-7.5, vh=-16.0, grain=4.0),
+    Cover("metal roof", 0.24, 0.34, 0.5, iron=0.08, aluminium=0.10, texture=0.07, height=7.5, height_sd=2.0, vv=-4.0, vh=-15.0, grain=3.0),
+    Cover("grass", 0.34, 0.40, 1.0, 2.6, leaf_water=0.12, green=0.80, texture=0.06, height=0.15, height_sd=0.05, vv=-13.5, vh=-20.0, fall=0.12),
+    Cover("crop", 0.36, 0.44, 1.0, 3.0, leaf_water=0.16, green=0.78, texture=0.06, height=0.9, height_sd=0.3, vv=-11.0, vh=-17.5, fall=0.08),
+    Cover("shrub", 0.28, 0.35, 1.0, 2.7, leaf_water=0.11, green=0.85, texture=0.12, height=2.6, height_sd=0.8, vv=-10.5, vh=-16.0, fall=0.06, grain=8.0),
+    Cover("deciduous trees", 0.30, 0.40, 1.0, 2.9, leaf_water=0.14, green=0.92, texture=0.14, height=11.0, height_sd=2.5, vv=-8.5, vh=-13.5, fall=0.04, grain=8.0),
+    Cover("conifers", 0.18, 0.26, 1.0, 2.9, leaf_water=0.12, green=0.92, texture=0.15, height=14.0, height_sd=3.0, vv=-9.5, vh=-15.5, fall=0.04, grain=8.0),
+)
+NAMES = tuple(cover.name for cover in COVERS)
+CODE = {name: k for k, name in enumerate(NAMES, 1)}
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Label map, areas and terrain."""
+
+    parcel: float = 15.0  # px, typical parcel width
+    road: float = 4.0  # px, road width
+    stream: float = 6.0  # px, stream width
+    relief: float = 6.0  # m, sd of the terrain
+    shares: tuple = (0.44, 0.14, 0.42)  # width of the training, validation and test areas, gaps not counted
+    plot: int = 4  # px, side of a survey plot in the training area
+    per_class: int = 130  # labelled training pixels aimed at per class
+    fewest: tuple = (50, 15, 60)  # smallest number of pixels of a class per area; else the map is drawn again
+
+
+@dataclass(frozen=True)
+class Optics:
+    """Hyperspectral image; the drift entries are their values at condition c = 1."""
+
+    spread: float = 0.15  # sd of log amounts (brightness, pigments) between objects of a cover
+    cover_sd: float = 0.08  # sd of the covered fraction between vegetated objects
+    blur: float = 0.7  # px, sd of the point-spread function
+    noise: float = 0.006  # reflectance, sd in the middle of the detector; three times as much at its ends
+    sun: float = 50.0  # degrees, solar elevation
+    gain: float = -0.12  # log gain: lower sun, imperfectly corrected
+    tilt: float = 0.10  # log gain difference from 700 to 1000 nm; its sign is drawn per scene
+    haze: float = 0.025  # reflectance offset at 450 nm
+    vapour: float = 0.10  # optical depth left at 940 nm
+    season: float = 0.35  # relative loss of chlorophyll
+    wetness: float = 0.20  # relative darkening of soil
+    clouds: float = 0.45  # fraction of pixels in cloud shadow
+    cloud_depth: float = 0.75  # share of direct light a cloud takes
+
+
+@dataclass(frozen=True)
+class Radar:
+    """SAR image."""
+
+    looks: float = 12.0  # equivalent number of looks at dial 0
+    looks_strong: float = 3.0  # at dial 1
+    spread: float = 1.3  # dB, sd between objects of a cover, in each polarisation
+    near: float = 30.0  # degrees, incidence at near range (first row)
+    far: float = 42.0  # degrees, at far range (last row)
+    bounce: float = 3.0  # gain of a wall facing the sensor, per 5 m of step
+    floor: float = -30.0  # dB, thermal noise
+
+
+@dataclass(frozen=True)
+class Laser:
+    """LiDAR or photogrammetric heights."""
+
+    pulses: float = 8.0  # per pixel at dial 0
+    pulses_strong: float = 0.12  # per pixel at dial 1
+    noise: float = 0.15  # m, ranging error of a pulse (LiDAR) or matching error of a pixel (DSM)
+    ground: float = 0.5  # m, sd of the ground model's error at one pulse per pixel; grows as 1 / sqrt(pulses)
+    strength: float = 0.35  # sd of the log intensity of a pulse (footprint, incidence)
+
+
+@dataclass(frozen=True)
+class SimSar:
+    """HSI + SAR: imbalance by optimisation."""
+
+    dial: float = 0.8  # default setting
+    title: str = "Simulated hyperspectral image and two-band SAR"
+    landscape: Landscape = Landscape()
+    optics: Optics = Optics()
+    radar: Radar = Radar()
+
+
+@dataclass(frozen=True)
+class SimLidar:
+    """HSI + LiDAR: imbalance by information."""
+
+    dial: float = 0.7  # default setting
+    title: str = "Simulated hyperspectral image and LiDAR"
+    landscape: Landscape = Landscape()
+    optics: Optics = Optics(spread=0.22, season=0.15, clouds=0.15)  # one flight: less drift, same in all areas
+    laser: Laser = Laser()
+
+
+@dataclass(frozen=True)
+class SimTri:
+    """HSI + SAR + DSM: between the two."""
+
+    dial: float = 0.6  # default setting
+    title: str = "Simulated hyperspectral image, two-band SAR and surface model"
+    landscape: Landscape = Landscape()
+    optics: Optics = Optics()
+    radar: Radar = Radar()
+    laser: Laser = Laser(noise=0.4)  # photogrammetric surface
+
+
+CONFIGS = {"sim-sar": SimSar(), "sim-lidar": SimLidar(), "sim-tri": SimTri()}
+EMBEDDED = tuple(CONFIGS)
+
+
+def parse_name(name: str) -> tuple[str, int, float | None]:
+    """``"sim-sar:3:0.5"`` -> ``("sim-sar", 3, 0.5)``; seed 0 and the kind's own dial (None) when left out. Raises `PrsaError`."""
+    kind, *rest = str(name).split(":")
+    form = f"expected KIND, KIND:SEED or KIND:SEED:DIAL with KIND one of {', '.join(EMBEDDED)}, got {name!r}"
+    if kind not in EMBEDDED or len(rest) > 2:
+        raise PrsaError(f"unknown scene: {form}. Check the name.")
+    seed = rest[0] if rest else "0"
+    if not (seed.isascii() and seed.isdigit()):
+        raise PrsaError(f"bad scene seed: {form}. SEED is a whole number, 0 or more.")
+    try:
+        dial = float(rest[1]) if len(rest) == 2 else None
+    except ValueError:
+        raise PrsaError(f"bad dial: {form}. DIAL is a number between 0 and 1.") from None
+    _check_dial(dial)
+    return kind, int(seed), dial
+
+
+def simulate(kind: str, seed: int = 0, dial: float | None = None, size: int = 160) -> xr.Dataset:
+    """A simulated scene, ``prsa-scene-1``, with fixed ``split`` and ``validation``.
+
+    Parameters: ``kind`` one of `EMBEDDED`; ``seed`` 0 or more; ``dial`` imbalance in [0, 1] (None: the kind's default);
+    ``size`` side of the square grid in pixels, 120 or more. The same seed at another dial has the same landscape.
+    Modalities: ``hsi (60, y, x)`` reflectance; ``sar (2, y, x)`` dB; ``lidar (2, y, x)`` m and unitless; ``dsm (1, y, x)`` m.
+    Raises `PrsaError` for an unknown kind or a value out of range. Source: ours, see the module's text.
+    """
+    if kind not in CONFIGS:
+        raise PrsaError(f"unknown simulated scene {kind!r}. Expected one of {', '.join(EMBEDDED)}.")
+    if seed != int(seed) or seed < 0:
+        raise PrsaError(f"expected a scene seed that is a whole number, 0 or more, got {seed!r}. Use for example {kind}:3.")
+    if size < 120:
+        raise PrsaError(f"expected a size of 120 pixels or more, got {size}. Smaller grids do not hold every class in every area.")
+    _check_dial(dial)
+    config, seed = CONFIGS[kind], int(seed)
+    setting = config.dial if dial is None else float(dial)
+    land = _landscape(config.landscape, kind, seed, size)
+    optics_rng, radar_rng, laser_rng = (np.random.default_rng([*_key(kind, seed), n]) for n in (1, 2, 3))
+    by_area = 0.0 if kind == "sim-lidar" else setting
+    reflectance = _optics(config.optics, land, by_area, optics_rng)
+    data = {"hsi": (reflectance, "hyperspectral", "reflectance", "1")}
+    if kind in ("sim-sar", "sim-tri"):
+        data["sar"] = _radar(config.radar, land, setting, radar_rng), "sar", "backscatter, VV and VH", "dB"
+    if kind == "sim-lidar":
+        data["lidar"] = _lidar(config.laser, land, reflectance[-1], setting, laser_rng), "lidar", "height above ground (m) and intensity", "m, 1"
+    if kind == "sim-tri":
+        surface = land["terrain"] + land["height"] + config.laser.noise * laser_rng.standard_normal((size, size))
+        data["dsm"] = surface[None], "dsm", "surface elevation", "m"
+    label, area = land["label"], land["area"]
+    scene = xr.Dataset(
+        {name: ((f"{name}_band", "y", "x"), values.astype(np.float32), {"kind": form, "long_name": text, "units": units})
+         for name, (values, form, text, units) in data.items()},
+        coords={"hsi_band": np.arange(WAVELENGTH.size), "wavelength": ("hsi_band", WAVELENGTH, {"units": "nm"})},
+        attrs={"schema": "prsa-scene-1", "name": scene_name(kind, seed, dial), "title": f"{config.title} (seed {seed}, dial {setting:g})",
+               "class_names": json.dumps(NAMES), "license": "CC0-1.0", "citation": "Simulated by prsa.simulate", "simulated": 1,
+               "seed": seed, "dial": setting},
+    )
+    scene["label"] = ("y", "x"), label.astype(np.int16)
+    scene["split"] = ("y", "x"), np.choose(area * (label > 0), [0, 1, 1, 2]).astype(np.int8)
+    scene["validation"] = ("y", "x"), ((area == VAL) & (label > 0)).astype(np.int8)
+    return scene
+
+
+def scene_name(kind: str, seed: int, dial: float | None) -> str:
+    """The short name `parse_name` reads; a dial equal to the kind's default is left out."""
+    if dial is not None and float(dial) != CONFIGS[kind].dial:
+        return f"{kind}:{seed}:{dial:g}"
+    return f"{kind}:{seed}" if seed else kind
+
+
+def looks_at(radar: Radar, dial: float) -> float:
+    """Equivalent number of looks at a dial setting."""
+    return radar.looks ** (1 - dial) * radar.looks_strong**dial
+
+
+def pulses_at(laser: Laser, dial: float) -> float:
+    """LiDAR pulses per pixel at a dial setting."""
+    return laser.pulses ** (1 - dial) * laser.pulses_strong**dial
+
+
+def speckle(intensity: np.ndarray, looks: float, rng: np.random.Generator) -> np.ndarray:
+    """Fully developed multi-look speckle on linear intensity: mean kept, coefficient of variation 1 / sqrt(looks) (Goodman 1976)."""
+    return intensity * rng.gamma(looks, 1 / looks, intensity.shape)
+
+
+def _check_dial(dial):
+    if dial is not None and not 0 <= dial <= 1:  # NaN fails too
+        raise PrsaError(f"expected a dial between 0 (balanced) and 1 (strongly imbalanced), got {dial}. Use for example 0.5.")
+
+
+def _key(kind, seed):
+    return [zlib.crc32(kind.encode()), seed]
+
+
+def _field(rng, size, length):
+    """Smooth Gaussian random field, zero mean, unit sd, correlation length in pixels."""
+    field = ndimage.gaussian_filter(rng.standard_normal((size, size)), length, mode="wrap")
+    return (field - field.mean()) / field.std()
+
+
+def _uniform(field):
+    """Ranks of a field scaled to [0, 1]."""
+    return field.ravel().argsort().argsort().reshape(field.shape) / (field.size - 1)
+
+
+def _table(field):
+    """One property of all covers, indexed by class code (0 unused)."""
+    return np.array([0.0, *(getattr(cover, field) for cover in COVERS)])
+
+
+def _landscape(config, kind, seed, size):
+    """Draw maps until every class is present in every area; at most a handful of draws."""
+    for attempt in range(50):
+        land = _draw_landscape(config, np.random.default_rng([*_key(kind, seed), 0, attempt]), size)
+        counts = [np.bincount(land["label"][land["area"] == a], minlength=len(COVERS) + 1)[1:].min() for a in (TRAIN, VAL, TEST)]
+        if all(n >= least for n, least in zip(counts, config.fewest)):
+            return land
+    raise PrsaError(f"{kind}:{seed} found no map with every class in every area at size {size}. Use a larger size or another seed.")
+
+
+def _draw_landscape(config, rng, size):
+    y, x = np.mgrid[:size, :size].astype(float)
+    area, starts = _areas(config, rng, size)
+    warp_y, warp_x = 3 * _field(rng, size, 8), 3 * _field(rng, size, 8)
+    # Parcels: nearest of jittered seeds, on warped coordinates; uses dealt out area by area, so that each has all of them.
+    n = round(size / config.parcel)
+    grid = (np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2) + rng.uniform(0.1, 0.9, (n * n, 2))) * size / n
+    distance = (y + warp_y - grid[:, 0, None, None]) ** 2 + (x + warp_x - grid[:, 1, None, None]) ** 2
+    parcel = distance.argmin(0)
+    owner = area[np.clip(grid[:, 0].astype(int), 0, size - 1), np.clip(grid[:, 1].astype(int), 0, size - 1)]
+    use = np.empty(n * n, int)
+    deck = [CODE[c] for c in ("grass", "crop", "bare soil", "concrete", "shrub", "deciduous trees", "conifers")] + [0, 0, 0]  # 0: built-up
+    for a in range(4):
+        members = np.flatnonzero(owner == a)
+        use[members] = np.resize(rng.permutation(deck), members.size)
+    cover, thing = use[parcel], parcel.copy()
+    built = cover == 0
+    cover[built] = np.where(rng.random(n * n) < 0.6, CODE["grass"], CODE["concrete"])[parcel][built]
+    # Lines: one road along each area, two across, a stream across.
+    lines = [("x", start + width * rng.uniform(0.25, 0.75), "asphalt road", config.road) for start, width in starts]
+    lines += [("y", size * p, "asphalt road", config.road) for p in rng.uniform((0.1, 0.65), (0.3, 0.9))]
+    lines += [("y", size * rng.uniform(0.42, 0.52), "water", config.stream)]
+    for k, (axis, centre, name, width) in enumerate(lines):
+        across, along = (x + 0.4 * warp_x, y) if axis == "x" else (y + (1.5 if name == "water" else 0.4) * warp_y, x)
+        on = np.abs(across - centre) < width / 2
+        cover[on], thing[on], built[on] = CODE[name], n * n + 10 * k + (along[on] // 32).astype(int), False
+    cover, thing = _buildings(rng, cover, thing, built, size)
+    _, thing = np.unique(thing, return_inverse=True)
+    thing = thing.reshape(size, size)
+    terrain = config.relief * _field(rng, size, 20)
+    height = _heights(rng, cover, thing, size)
+    label = np.where(area > 0, cover, 0)
+    label[area == TRAIN] = _survey(config, rng, np.where(area == TRAIN, cover, 0))[area == TRAIN]
+    return {"cover": cover, "thing": thing, "area": area, "label": label, "terrain": terrain, "height": height}
+
+
+def _areas(config, rng, size):
+    """Area code per pixel, (y, x), and (start, width) of each strip; half of the scenes have the training area on the right."""
+    widths = np.round(np.array(config.shares) * (size - 2 * GAP)).astype(int)
+    widths[2] = size - 2 * GAP - widths[:2].sum()
+    starts = np.cumsum([0, *(widths[:2] + GAP)])
+    row = np.zeros(size, int)
+    for code, start, width in zip((TRAIN, VAL, TEST), starts, widths):
+        row[start:start + width] = code
+    if rng.random() < 0.5:
+        row, starts = row[::-1], size - starts - widths
+    return np.tile(row, (size, 1)), list(zip(starts, widths))
+
+
+def _buildings(rng, cover, thing, built, size):
+    """Rectangular roofs on built-up ground, two pixels apart."""
+    free, roofs = built.copy(), [CODE[c] for c in ("bitumen roof", "tile roof", "metal roof")]
+    spots = np.argwhere(built)
+    first = thing.max() + 1
+    for k, (top, left) in enumerate(spots[rng.integers(len(spots), size=1200)]):
+        tall, wide = rng.integers(4, 10, 2)
+        if top + tall < size and left + wide < size and free[top:top + tall, left:left + wide].all():
+            cover[top:top + tall, left:left + wide] = roofs[k % 3]
+            thing[top:top + tall, left:left + wide] = first + k
+            free[max(top - 2, 0):top + tall + 2, max(left - 2, 0):left + wide + 2] = False
+    return cover, thing
+
+
+def _heights(rng, cover, thing, size):
+    """Height over ground in m: objects of a cover differ, roofs of tile have a ridge, crowns are round or conical."""
+    mean, sd = _table("height")[cover], _table("height_sd")[cover]
+    height = np.maximum(mean + sd * np.clip(rng.standard_normal(thing.max() + 1), -2, 2)[thing], 0.3 * mean)
+    tile = cover == CODE["tile roof"]
+    ridge = ndimage.distance_transform_edt(tile)
+    height = np.where(tile, height - 1.5 + 0.6 * np.minimum(ridge, 4), height)
+    for name, spacing, cone in (("shrub", 2.5, 0.35), ("deciduous trees", 4.0, 0.30), ("conifers", 3.0, 0.55)):
+        away = ndimage.distance_transform_edt(rng.random((size, size)) > 1 / spacing**2)
+        height = np.where(cover == CODE[name], height * (1.1 - cone * np.minimum(away / spacing * 2, 1.5)), height)
+    return height + 0.03 * np.abs(rng.standard_normal((size, size))) * (height > 0)
+
+
+def _survey(config, rng, cover):
+    """Training labels: square plots inside one cover, in random order until a class has its quota."""
+    label = np.zeros_like(cover)
+    for k in range(1, len(COVERS) + 1):
+        inside = ndimage.binary_erosion(np.pad(cover == k, 1), np.ones((3, 3)))[1:-1, 1:-1]
+        spots = np.argwhere(inside if inside.sum() > config.per_class else cover == k)
+        for top, left in rng.permutation(spots):
+            if (label == k).sum() >= config.per_class:
+                break
+            window = np.s_[max(top - 1, 0):top - 1 + config.plot, max(left - 1, 0):left - 1 + config.plot]
+            label[window][cover[window] == k] = k
+    return label
+
+
+def _gauss(centre, width):
+    return np.exp(-0.5 * ((WAVELENGTH - centre) / width) ** 2)
+
+
+CHLOROPHYLL = 1.0 * _gauss(435, 45) + 0.6 * _gauss(490, 28) + 0.28 * _gauss(570, 55) + 0.45 * _gauss(635, 28) + 0.75 * _gauss(676, 20)
+IRON = 1 / (1 + np.exp((WAVELENGTH - 570) / 25)) + 0.25 * _gauss(870, 45)
+DIFFUSE = 0.08 + 0.20 * (WAVELENGTH / 450) ** -3.0  # share of sky light on flat ground in the sun
+HAZE = (WAVELENGTH / 450) ** -1.6
+
+
+def _spectrum(cover, thing_z, chlorophyll_left, spread):
+    """Reflectance (N, bands) of pixels with cover codes (N,), object deviates (N, 3) and remaining share of chlorophyll (N,)."""
+    def amount(field):
+        return _table(field)[cover][:, None]
+
+    bright, pigment = np.exp(spread * thing_z[:, :1]), np.exp(spread * thing_z[:, 1:2])
+    run = ((WAVELENGTH - 400) / 600)[None] ** amount("bend")
+    continuum = amount("blue") + (amount("nir") - amount("blue")) * run
+    depth = amount("chlorophyll") * pigment * chlorophyll_left[:, None] * CHLOROPHYLL + amount("iron") * pigment * IRON
+    depth = depth + amount("leaf_water") * _gauss(970, 28) + amount("aluminium") * _gauss(830, 45)
+    return bright * continuum * np.exp(-depth)
+
+
+def _optics(config, land, by_area, rng):
+    """Reflectance as delivered, (60, y, x)."""
+    cover, thing, size = land["cover"], land["thing"], len(land["cover"])
+    target = np.array([0.5, 0.0, 0.5, 1.0])[land["area"]]
+    target = ndimage.uniform_filter(target, GAP, mode="nearest") * (land["area"] == 0) + target * (land["area"] > 0)
+    condition = by_area * target + (1 - by_area) * _uniform(_field(rng, size, 9))
+    z = rng.standard_normal((thing.max() + 1, 3))[thing].reshape(-1, 3)
+    flat = cover.ravel()
+    plants = _table("chlorophyll")[flat] > 1
+    left = 1 - config.season * condition.ravel()
+    pure = _spectrum(flat, z, left, config.spread)
+    soil = _spectrum(np.full_like(flat, CODE["bare soil"]), z, left, config.spread) * (1 - config.wetness * condition.reshape(-1, 1))
+    green = np.where(plants, _table("green")[flat] + config.cover_sd * z[:, 2], 1.0)
+    green = np.where(flat == CODE["bare soil"], 0.0, np.clip(green, 0, 1))[:, None]
+    grain = np.exp(_table("texture")[cover] * _field(rng, size, 0.6)).reshape(-1, 1)
+    reflectance = (grain * (green * pure + (1 - green) * soil)).T.reshape(-1, size, size)
+
+    cloud = ndimage.gaussian_filter((_uniform(_field(rng, size, 8)) < config.clouds * condition).astype(float), 1.0)
+    direct = _sunlight(config, land) * (1 - config.cloud_depth * cloud)
+    light = DIFFUSE[:, None, None] + (1 - DIFFUSE)[:, None, None] * direct
+    tilt = config.tilt * rng.choice([-1, 1])
+    gain = config.gain + tilt * (WAVELENGTH - 700) / 300 - config.vapour * _gauss(940, 18)
+    observed = reflectance * light * np.exp(gain[:, None, None] * condition) + config.haze * HAZE[:, None, None] * condition
+    observed = ndimage.gaussian_filter(observed, (0, config.blur, config.blur))
+    noise = config.noise * (1 + 2 * np.abs((WAVELENGTH - 700) / 300) ** 4)
+    return observed + noise[:, None, None] * rng.standard_normal(observed.shape)
+
+
+def _sunlight(config, land):
+    """Direct light relative to flat ground, (y, x): cosine of incidence on the smoothed surface, zero in cast shadow. Sun in the south-east."""
+    surface = land["terrain"] + land["height"]
+    elevation = math.radians(config.sun)
+    toward = np.array([0.8, 0.6])  # rows down, columns right
+    slope_y, slope_x = np.gradient(ndimage.gaussian_filter(surface, 1.5), PIXEL)
+    facing = -(slope_y * toward[0] + slope_x * toward[1])
+    cosine = (math.sin(elevation) + math.cos(elevation) * facing) / np.sqrt(1 + slope_y**2 + slope_x**2)
+    lit = np.ones_like(surface)
+    for step in range(1, 8):
+        blocker = ndimage.shift(surface, -step * toward, order=1, mode="nearest")
+        lit *= blocker < surface + step * PIXEL * math.tan(elevation) + 0.5
+    return np.clip(cosine / math.sin(elevation), 0.1, 1.5) * lit
+
+
+def _radar(config, land, dial, rng):
+    """Backscatter VV, VH in dB, (2, y, x); the sensor looks along the rows."""
+    cover, thing, size = land["cover"], land["thing"], len(land["cover"])
+    incidence = np.linspace(config.near, config.far, size)[:, None]
+    terrain_slope = np.degrees(np.arctan(np.gradient(land["terrain"], PIXEL, axis=0)))
+    decay = -_table("fall")[cover] * (incidence - terrain_slope - 35)
+    step = np.diff(land["height"], axis=0, prepend=land["height"][:1])
+    wall = 1 + config.bounce * np.clip(step, 0, 10) / 5
+    hidden = np.where(ndimage.minimum_filter1d(step, 2, axis=0) < -3, 0.4, 1.0)
+    offsets = config.spread * rng.standard_normal((2, thing.max() + 1))
+    shape = _table("grain")[cover]
+    bands = []
+    for name, offset in zip(("vv", "vh"), offsets):
+        linear = 10 ** ((_table(name)[cover] + decay + offset[thing]) / 10) * wall * hidden
+        textured = linear * rng.gamma(shape, 1 / shape) + 10 ** (config.floor / 10)
+        bands.append(10 * np.log10(speckle(textured, looks_at(config, dial), rng)))
+    return np.stack(bands)
+
+
+def _lidar(config, land, reflectance, dial, rng):
+    """Height above the ground model (m) and intensity, (2, y, x)."""
+    size, pulses = len(land["cover"]), pulses_at(config, dial)
+    count = rng.poisson(pulses, (size, size))
+    mean_of = np.sqrt(np.maximum(count, 1))
+    height = land["height"] + config.noise * rng.standard_normal((size, size)) / mean_of
+    intensity = np.maximum(reflectance, 0.005) * np.exp(config.strength * rng.standard_normal((size, size)) / mean_of)
+    nearest = ndimage.distance_transform_edt(count == 0, return_distances=False, return_indices=True)
+    ground = config.ground / math.sqrt(pulses) * _field(rng, size, 6)
+    return np.stack([height[tuple(nearest)] - ground, intensity[tuple(nearest)]])
