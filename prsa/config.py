@@ -1,0 +1,93 @@
+"""Every setting of a run in one frozen dataclass, the presets, and what a method switches on."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from .errors import PrsaError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults are the concatenation baseline: every term of PRSANet is off. Numbers in brackets refer to METHOD equations in the README."""
+
+    # encoders
+    patch: int | str = 7  # odd window side in pixels; "hsi=7,lidar=11" sets it per modality
+    width: int = 64  # channels of the hidden layers
+    features: int = 64  # D, size of z^m
+    # fusion
+    fusion: str = "concat"  # one of prsa.fusion.FUSIONS, or "late": separate nets, summed log-probabilities
+    tau_s: float = 0.1  # temperature of the modality-to-category edges S
+    rounds: int = 1  # message-passing rounds of SAGF
+    dropout: float = 0.0  # on the fused feature f
+    # loss terms
+    lambda_sa: float = 0.0  # weight of the semantic alignment loss
+    lambda_p: float = 0.0  # weight of the intermodal independent prototype loss
+    lambda_aux: float = 0.0  # weight of one auxiliary linear head per branch (ours, beyond the abstract)
+    base: float = 0.0  # b: push that every modality gets; 0 is PMR's form
+    rebalance: bool = True  # let the imbalance factor add beta_m to b
+    tau_p: float = 0.3  # temperature of the prototype classifier
+    momentum: float = 0.9  # mu of the prototype bank
+    metric: str = "cosine"  # or "euclidean": PMR's distance on raw features, no temperature
+    sigma: float = 0.0  # share of soft targets
+    tau_t: float = 0.1  # temperature of the soft targets
+    phase: float = 0.0  # first share of the epochs in which the fused loss does not reach the encoders
+    # training
+    epochs: int = 30
+    batch: int = 128
+    lr: float = 4e-3  # peak of the one-cycle schedule
+    weight_decay: float = 1e-2
+    epoch_choice: str = "final"  # or "validation": the epoch with the best validation OA; never the test pixels
+
+    def patches(self, modalities: list[str]) -> dict[str, int]:
+        """Window side per modality. Raises `PrsaError` when one is not an odd number >= 3 or names no modality."""
+        sides = dict.fromkeys(modalities, 7)
+        if isinstance(self.patch, int):
+            sides = dict.fromkeys(modalities, self.patch)
+        else:
+            for item in self.patch.split(","):
+                name, _, side = item.partition("=")
+                if name.strip() not in sides or not side.strip().isdigit():
+                    raise PrsaError(f"patch={self.patch!r}: expected 'modality=side,...' with modalities {modalities}.")
+                sides[name.strip()] = int(side)
+        for name, side in sides.items():
+            if side < 3 or side % 2 == 0:
+                raise PrsaError(f"patch of {name}: expected an odd window side >= 3, got {side}.")
+        return sides
+
+
+PRESETS: dict[str, dict] = {
+    "full": {},
+    "quick": {"epochs": 8},
+}
+
+_PRM = {"lambda_p": 1.0, "base": 1.0}
+_SAGF = {"fusion": "sagf", "lambda_sa": 0.3}
+METHODS: dict[str, dict] = {
+    "late": {"fusion": "late", "lambda_aux": 1.0},
+    "concat": {},
+    "concat+prm": _PRM,
+    "sagf": _SAGF,
+    "prsanet": _SAGF | _PRM,
+}
+
+
+def make_config(method: str = "prsanet", preset: str = "full", **overrides) -> Config:
+    """Preset, then method, then overrides. Raises `PrsaError` for an unknown name or a value of the wrong type."""
+    if preset not in PRESETS:
+        raise PrsaError(f"unknown preset {preset!r}. Expected one of {', '.join(PRESETS)}.")
+    if method not in METHODS:
+        raise PrsaError(f"unknown method {method!r}. Expected one of {', '.join(METHODS)}.")
+    known = {f.name: f.default for f in dataclasses.fields(Config)}
+    for key, value in overrides.items():
+        if key not in known:
+            raise PrsaError(f"unknown setting {key!r}. Expected one of {', '.join(known)}.")
+        kinds = (int, str) if key == "patch" else (int, float) if isinstance(known[key], float) else type(known[key])
+        if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(known[key], bool)):
+            raise PrsaError(f"setting {key}: expected {type(known[key]).__name__}, got {value!r}.")
+    return Config(**(PRESETS[preset] | METHODS[method] | overrides))
+
+
+def to_json(config: Config) -> str:
+    """Canonical text of a config: sorted keys, so that it can be hashed."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True)

@@ -1,0 +1,97 @@
+"""From a trained network and its history to a run dataset: counts, curves, prototypes, probes, features and the map."""
+
+import importlib.metadata
+import json
+
+import numpy as np
+import torch
+import xarray as xr
+
+from . import metrics
+from .config import to_json
+from .model import PRSANet
+from .predict import scene_features
+from .runs import SCHEMA
+from .scene import class_names, scene_hash
+from .splits import TEST, TRAIN, part_counts
+from .train import TERMS, WATCHED
+
+PARTS = ("train", "val", "test")
+PROBE_TRAIN, PROBE_TEST = 3000, 20_000  # pixels used at most by probes and separability
+KEPT_FEATURES = 400  # test pixels whose features are stored for figures
+
+
+def _evenly(index: np.ndarray, most: int) -> np.ndarray:
+    return index if len(index) <= most else index[np.linspace(0, len(index) - 1, most).astype(int)]
+
+
+@torch.inference_mode()
+def evaluate(model: PRSANet, scene: xr.Dataset, split: xr.DataArray, history: list[dict]) -> xr.Dataset:
+    """One whole-scene pass, then everything the study stores of a run; schema in `prsa.runs`. Returns ``prsa-run-1``."""
+    names, classes, shape = model.modalities, class_names(scene), split.shape
+    k = len(classes)
+    label, part = scene["label"].values.ravel().astype(np.int64), split.values.ravel()
+    train = _evenly(np.flatnonzero(part == TRAIN), PROBE_TRAIN)
+    test = _evenly(np.flatnonzero(part == TEST), PROBE_TEST)
+    chosen = np.concatenate([train, test])
+    slot = np.full(label.size, -1, np.int64)
+    slot[chosen] = np.arange(len(chosen))
+    grid = np.arange(label.size).reshape(shape)
+
+    maps = np.zeros((1 + len(names), *shape), np.uint8)  # fused, then every modality
+    confidence = np.zeros(shape, np.float32)
+    z_kept = np.zeros((len(chosen), len(names), model.config.features), np.float32)
+    f_kept = None
+    for rows, cols, z in scene_features(model, scene):
+        out = model.classify(z)
+        size = rows.stop - rows.start, cols.stop - cols.start
+        p, top = out["logits"].softmax(1).max(1)
+        confidence[rows, cols] = p.view(size).cpu().numpy()
+        maps[0, rows, cols] = (top + 1).view(size).cpu().numpy()
+        maps[1:, rows, cols] = (model.branch_logits(out).argmax(2) + 1).T.reshape(-1, *size).cpu().numpy()
+        here = slot[grid[rows, cols].ravel()]
+        inside = here >= 0
+        if f_kept is None:
+            f_kept = np.zeros((len(chosen), out["f"].shape[1]), np.float32)
+        z_kept[here[inside]] = z.cpu().numpy()[inside]
+        f_kept[here[inside]] = out["f"].cpu().numpy()[inside]
+
+    counts = np.zeros((1 + len(names), len(PARTS), k, k), np.int64)
+    for i, code in enumerate((1, 2, 3)):
+        pixels = part == code
+        for h in range(len(maps)):
+            counts[h, i] = metrics.confusion(label[pixels], maps[h].ravel()[pixels], k)
+    n_train, truth = len(train), label[test]
+    probe = np.stack([metrics.confusion(truth, metrics.linear_probe(z_kept[:n_train, i], label[train], z_kept[n_train:, i]), k)
+                      for i in range(len(names))])
+    shown = _evenly(np.arange(len(test)), KEPT_FEATURES)
+    curve = {key: np.stack([record[key] for record in history]).astype(np.float64) for key in history[0]}
+    run = xr.Dataset(
+        {
+            "confusion": (("head", "part", "class", "predicted"), counts),
+            "probe_confusion": (("modality", "class", "predicted"), probe),
+            "loss": (("epoch", "term"), curve["loss"]),
+            **{key: (("epoch", "modality"), curve[key]) for key in ("s", "rho", "beta", "grad_norm", "grad_cosine")},
+            "branch_accuracy": (("epoch", "watched", "modality"), curve["branch_accuracy"]),
+            "accuracy": (("epoch", "watched"), curve["accuracy"]),
+            "js": (("epoch",), curve["js"]),
+            "prototypes": (("modality", "class", "feature"), model.bank.means.cpu().numpy()),
+            "features": (("sample", "modality", "feature"), z_kept[n_train:][shown]),
+            "fused_features": (("sample", "fused_feature"), f_kept[n_train:][shown]),
+            "sample_label": (("sample",), truth[shown]),
+            "cka": metrics.linear_cka(f_kept[n_train:], np.eye(k)[truth - 1]),
+            "eta2": metrics.eta_squared(f_kept[n_train:], truth),
+            "map": (("y", "x"), maps[0]),
+            "confidence": (("y", "x"), confidence),
+        },
+        coords={"epoch": np.arange(1, len(history) + 1), "modality": names, "class": classes, "predicted": classes,
+                "head": ["fused", *names], "part": list(PARTS), "watched": list(WATCHED), "term": list(TERMS)},
+    )
+    n = part_counts(label, part, k).sum(1)
+    run.attrs = {
+        "schema": SCHEMA, "scene": scene.attrs["name"], "scene_title": scene.attrs["title"], "simulated": int(scene.attrs["simulated"]),
+        "config": to_json(model.config), "scene_hash": scene_hash(scene), "split_hash": split.attrs["hash"], "split_kind": split.attrs["kind"],
+        "n_train": int(n[0]), "n_val": int(n[1]), "n_test": int(n[2]), **model.complexity(),
+        "versions": json.dumps({p: importlib.metadata.version(p) for p in ("torch", "numpy", "scikit-learn", "xarray")}),
+    }
+    return run

@@ -1,0 +1,55 @@
+"""Prototype bank, non-parametric classifier and the imbalance factor (METHOD 3, after PMR, Fan et al., CVPR 2023)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class PrototypeBank(nn.Module):
+    """Running category means c^m_k of training features, (M, K, D); never a gradient, never validation or test pixels."""
+
+    def __init__(self, modalities: int, classes: int, features: int, momentum: float = 0.9, metric: str = "cosine", tau: float = 0.3):
+        super().__init__()
+        self.momentum, self.metric, self.tau = momentum, metric, tau
+        self.register_buffer("means", torch.zeros(modalities, classes, features))
+        self.register_buffer("seen", torch.zeros(classes, dtype=torch.bool))
+
+    @torch.no_grad()
+    def update(self, z: torch.Tensor, y: torch.Tensor) -> None:
+        """z (B, M, D), y (B,) in 0..K-1. An absent category keeps its prototype; the first sight copies."""
+        if self.metric == "cosine":
+            z = F.normalize(z, dim=2)
+        one_hot = F.one_hot(y, self.means.shape[1]).to(z.dtype)  # (B, K)
+        count = one_hot.sum(0)  # (K,)
+        batch = torch.einsum("bk,bmd->mkd", one_hot, z) / count.clamp(min=1)[:, None]  # (M, K, D)
+        present = count > 0
+        keep = torch.where(self.seen, self.momentum, 0.0)[:, None]
+        self.means.copy_(torch.where(present[:, None], keep * self.means + (1 - keep) * batch, self.means))
+        self.seen |= present
+
+    def logits(self, z: torch.Tensor) -> torch.Tensor:
+        """Similarity of z (B, M, D) to every prototype: cos / tau, or minus the Euclidean distance; (B, M, K)."""
+        if self.metric == "cosine":
+            return torch.einsum("bmd,mkd->bmk", F.normalize(z, dim=2), F.normalize(self.means, dim=2)) / self.tau
+        return -torch.cdist(z.transpose(0, 1), self.means).transpose(0, 1)  # (B, M, K)
+
+    def similarity(self) -> torch.Tensor:
+        """cos(c^m_j, c^m_k), (M, K, K)."""
+        unit = F.normalize(self.means, dim=2)
+        return unit @ unit.transpose(1, 2)
+
+
+def optimisation_degree(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """s_m = batch mean of p^m(y | x); logits (B, M, K), y (B,) -> (M,). PMR eq. 7."""
+    return logits.softmax(2)[torch.arange(len(y), device=y.device), :, y].mean(0)
+
+
+def imbalance_factor(s: torch.Tensor) -> torch.Tensor:
+    """rho_m = s_m / mean of the other s_n, (M,) -> (M,); below 1 the modality is slow. M = 2: PMR eq. 8."""
+    others = (s.sum() - s) / (len(s) - 1)
+    return s / others
+
+
+def push(s: torch.Tensor) -> torch.Tensor:
+    """beta_m = clip(max_n s_n / s_m - 1, 0, 1), (M,) -> (M,). M = 2: PMR eq. 11."""
+    return (s.max() / s - 1).clamp(0, 1)

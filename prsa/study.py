@@ -1,0 +1,192 @@
+"""The grid of runs and how it is executed: resumable, atomic, one process per core."""
+
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import xarray as xr
+
+from . import paths, runs
+from .config import METHODS, make_config, to_json
+from .errors import PrsaError
+from .scene import modalities, open_scene, scene_hash
+from .simulate import EMBEDDED
+from .splits import split_scene
+
+STUDY = ("late", "concat", "concat+prm", "sagf", "prsanet")
+ABLATIONS = tuple(name for name in METHODS if name.startswith("prsanet-no-"))
+SENSITIVITY = {"lambda_p": (0.3, 3.0), "base": (0.0, 3.0), "tau_p": (0.1, 1.0), "lambda_sa": (0.1, 1.0)}
+SENSITIVITY_SCENE, SENSITIVITY_SEEDS = "sim-sar", 2
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run of the grid; ``overrides`` are fields of `Config` as sorted (name, value) pairs."""
+
+    scene: str
+    method: str
+    seed: int
+    preset: str = "full"
+    overrides: tuple = field(default=())
+
+
+@lru_cache(maxsize=8)
+def scene_and_split(source: str, radius: int) -> tuple[xr.Dataset, xr.DataArray]:
+    """A scene and its split, opened once per process."""
+    scene = open_scene(source)
+    return scene, split_scene(scene, "auto", 0, radius)
+
+
+def _parts(spec: RunSpec):
+    config = make_config(spec.method, spec.preset, **dict(spec.overrides))
+    names = modalities(scene_and_split(spec.scene, 3)[0])
+    scene, split = scene_and_split(spec.scene, max(config.patches(names).values()) // 2)
+    return config, scene, split
+
+
+@lru_cache(maxsize=64)
+def _scene_hash(source: str) -> str:
+    return scene_hash(open_scene(source))
+
+
+def run_path(spec: RunSpec) -> Path:
+    """Where the run of this spec is, or will be, stored."""
+    config, scene, split = _parts(spec)
+    identity = runs.run_id(to_json(config), spec.method, spec.seed, _scene_hash(spec.scene), split.attrs["hash"])
+    name = scene.attrs["name"].replace(":", "-")
+    return paths.results(spec.preset) / "runs" / f"{name}__{spec.method}__s{spec.seed}__{identity}.nc"
+
+
+def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, preset: str = "full") -> list[RunSpec]:
+    """The runs of a study, seed by seed so that a first table is there early. ``methods=None``: the study's, with ablations and sensitivity.
+
+    Raises `PrsaError` for seeds < 1, no scene, and unknown methods.
+    """
+    if seeds < 1:
+        raise PrsaError(f"SEEDS: expected 1 or more, got {seeds}.")
+    if not scenes:
+        raise PrsaError(f"SCENES: expected at least one scene, got none. Embedded scenes: {', '.join(EMBEDDED)}.")
+    chosen = list(STUDY if methods is None else methods)
+    for name in chosen:
+        make_config(name, preset)
+    if "concat" not in chosen:
+        chosen.insert(0, "concat")  # every table compares with it
+    if "late" not in chosen:
+        chosen.insert(0, "late")  # the probe gap compares with branches trained alone
+    scenes = list(dict.fromkeys(scenes))
+    specs = [RunSpec(scene, method, seed, preset) for seed in range(seeds) for scene in scenes for method in chosen]
+    if methods is None and preset == "full":
+        specs += [RunSpec(scene, name, seed, preset) for seed in range(min(seeds, 3)) for scene in scenes for name in ABLATIONS]
+        specs += [RunSpec(scenes[0], "prsanet", seed, preset, ((key, value),))
+                  for seed in range(min(seeds, SENSITIVITY_SEEDS)) for key, values in SENSITIVITY.items() for value in values]
+    return specs
+
+
+def _worker_setup():
+    """One thread per process, and no orphan: a worker whose parent was killed ends itself."""
+    import torch
+
+    torch.set_num_threads(1)
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def train_one(spec: RunSpec, device: str = "auto") -> Path:
+    """Train and store one run (whatever is there is replaced)."""
+    from .train import fit
+
+    config, scene, split = _parts(spec)
+    run, _ = fit(scene, spec.method, split, spec.seed, spec.preset, device, **dict(spec.overrides))
+    path = run_path(spec)
+    run.attrs["run_id"] = path.stem.rsplit("__", 1)[1]
+    return runs.save_run(run, path)
+
+
+class Progress:
+    """One line with the time left: rewritten on a terminal, a new line now and then elsewhere."""
+
+    def __init__(self, total: int, done: int):
+        self.total, self.done, self.skipped, self.start = total, done, done, time.monotonic()
+        self.live, self.last = sys.stderr.isatty(), 0.0
+
+    def step(self, spec: RunSpec):
+        self.done += 1
+        now = time.monotonic()
+        left = (now - self.start) / (self.done - self.skipped) * (self.total - self.done)
+        text = f"run {self.done}/{self.total}: {spec.scene} {spec.method} seed {spec.seed}, about {left / 60:.1f} min left"
+        if self.live:
+            print("\r" + text[:shutil.get_terminal_size().columns - 1].ljust(shutil.get_terminal_size().columns - 1), end="", file=sys.stderr, flush=True)
+            if self.done == self.total:
+                print(file=sys.stderr)
+        elif now - self.last > 30 or self.done == self.total:
+            print(text, file=sys.stderr, flush=True)
+            self.last = now
+
+
+def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto", on_round: Callable[[int], None] | None = None) -> list[Path]:
+    """Train what is missing of these runs and return all paths, in the order of ``specs``.
+
+    ``jobs`` processes (default: the cores) with one thread each; ``on_round(seed)`` is called when all runs of a seed without overrides
+    are there. An interrupted grid goes on where it stopped. Raises `PrsaError` for jobs < 1, bad specs and workers that died.
+    """
+    from .train import pick_device
+
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
+    if jobs < 1:
+        raise PrsaError(f"JOBS: expected 1 or more, got {jobs}.")
+    pick_device(device)
+    where = {spec: run_path(spec) for spec in specs}
+    for folder in {path.parent for path in where.values()}:
+        for stale in folder.glob(".*.tmp"):  # left by a killed process
+            if time.time() - stale.stat().st_mtime > 600:
+                stale.unlink(missing_ok=True)
+    todo = [spec for spec in dict.fromkeys(specs) if not runs.is_finished(where[spec])]
+    rounds = {seed: {s for s in todo if s.seed == seed and not s.overrides} for seed in sorted({s.seed for s in specs})}
+    progress = Progress(len(where), len(where) - len(todo))
+
+    def finished(spec):
+        progress.step(spec)
+        left = rounds[spec.seed]
+        if spec in left:
+            left.remove(spec)
+            if not left and on_round:
+                on_round(spec.seed)
+
+    if todo:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the workers import numpy and torch
+        with ProcessPoolExecutor(min(jobs, len(todo)), multiprocessing.get_context("spawn"), _worker_setup) as pool:
+            futures = {pool.submit(train_one, spec, device): spec for spec in todo}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    finished(futures[future])
+            except BrokenProcessPool as error:
+                raise PrsaError("a training process was killed (out of memory?). Finished runs are kept: run again, with a smaller JOBS if memory is short.") from error
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    return [where[spec] for spec in specs]
+
+
+def open_runs(specs: list[RunSpec]) -> list[xr.Dataset]:
+    """The finished runs of these specs, in order. Raises `PrsaError` that counts and names what is missing."""
+    where = [run_path(spec) for spec in specs]
+    missing = [path.name for path in where if not path.is_file()]
+    if missing:
+        raise PrsaError(f"expected {len(where)} finished runs, {len(missing)} are missing, first {missing[0]}. Train them: make reproduce, or notebook 03_train.")
+    return [runs.load_run(path) for path in where]
+
