@@ -23,7 +23,7 @@ class PrototypeBank(nn.Module):
         count = one_hot.sum(0)  # (K,)
         batch = torch.einsum("bk,bmd->mkd", one_hot, z) / count.clamp(min=1)[:, None]  # (M, K, D)
         present = count > 0
-        keep = torch.where(self.seen, self.momentum, 0.0)[:, None]
+        keep = self.momentum * self.seen.to(z.dtype)[:, None]
         self.means.copy_(torch.where(present[:, None], keep * self.means + (1 - keep) * batch, self.means))
         self.seen |= present
 
@@ -31,7 +31,8 @@ class PrototypeBank(nn.Module):
         """Similarity of z (B, M, D) to every prototype: cos / tau, or minus the Euclidean distance; (B, M, K)."""
         if self.metric == "cosine":
             return torch.einsum("bmd,mkd->bmk", F.normalize(z, dim=2), F.normalize(self.means, dim=2)) / self.tau
-        return -torch.cdist(z.transpose(0, 1), self.means).transpose(0, 1)  # (B, M, K)
+        # The matrix-product shortcut that torch takes for large batches loses small distances in single precision.
+        return -torch.cdist(z.transpose(0, 1), self.means, compute_mode="donot_use_mm_for_euclid_dist").transpose(0, 1)  # (B, M, K)
 
     def similarity(self) -> torch.Tensor:
         """cos(c^m_j, c^m_k), (M, K, K)."""
