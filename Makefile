@@ -73,7 +73,7 @@ ifneq ($(CONDA),)
 	@CONDA_ALWAYS_YES=true MAMBA_ALWAYS_YES=true $(CONDA) env create --quiet --prefix $(ENV) --file environment.yml
 else
 	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c $(PYTHON_OK) 2>/dev/null; then \
-	    echo "error: expected mamba, conda or Python 3.11 or newer with venv, got $$(python3 -V 2>&1 || echo no python3)." \
+	    echo "error: expected mamba, conda or Python 3.11 or newer with venv, got PYTHON='$(PYTHON)' and $$(python3 -V 2>&1 || echo no python3)." \
 	         "Fix: install one of them, or name it: make env PYTHON=/path/to/python3.11" >&2; exit 2; fi
 	@echo "Installing into $(ENV) with $(PYTHON) -m venv and pip; this takes some minutes ..."
 	@$(PYTHON) -m venv $(ENV)
