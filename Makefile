@@ -39,7 +39,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help env quick reproduce test lab bench clean
+.PHONY: help env quick reproduce test lab data bench clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -49,6 +49,7 @@ help:
 	@echo "make reproduce  the whole study: every run, table, figure and notebook; into results"
 	@echo "make test       unit tests, then every notebook with its defaults"
 	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make data       download and check public scenes, e.g. SCENES=\"houston2013 augsburg\""
 	@echo "make bench      measure training and mapping speed; into results/bench"
 	@echo "make clean      remove $(ENV), results/quick and caches; finished runs of the full study stay"
 	@echo
@@ -99,6 +100,9 @@ test: $(STAMP)
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab notebooks
+
+data: $(STAMP)
+	@$(PY) -m prsa.benchmarks $(SCENES)
 
 bench: $(STAMP)
 	@$(PY) -m prsa.bench

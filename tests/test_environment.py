@@ -210,7 +210,7 @@ def test_make_passes_every_variable_on_and_refuses_mistyped_ones(project):
 
 def test_make_fails_when_the_command_fails(project):
     project("env")
-    for target in ("quick", "reproduce", "test", "lab", "bench"):
+    for target in ("quick", "reproduce", "test", "lab", "data", "bench"):
         done = project(target, FAIL_ON="-m")
         assert done.returncode != 0 and len(done.calls) == 1, target
 
@@ -220,3 +220,13 @@ def test_make_test_runs_the_notebooks_in_a_call_of_their_own_with_the_named_kern
     units, books = project("test").calls
     assert units == ".env/bin/python -m pytest -q tests"
     assert "--nbval-lax --nbval-kernel-name prsa" in books and books.endswith(" notebooks")
+
+
+def test_data_readme_gives_source_and_hash_of_every_benchmark_file():
+    from prsa.benchmarks import BENCHMARKS
+
+    text = (ROOT / "data" / "README.md").read_text()
+    for name, bench in BENCHMARKS.items():
+        section = text.partition(f"### {name}\n")[2].partition("\n### ")[0]
+        for wanted in (bench.url, bench.sha256, *(member.sha256 for member in bench.members.values())):
+            assert wanted in section, f"data/README.md, {name}: {wanted} is missing"
