@@ -78,9 +78,9 @@ else
 	         "Fix: install one of them, or name it: make env PYTHON=/path/to/python3.11" >&2; exit 2; fi
 	@echo "Installing into $(ENV) with $(PYTHON) -m venv and pip; this takes some minutes ..."
 	@$(PYTHON) -m venv $(ENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.lock
 endif
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(PY) -m ipykernel install --sys-prefix --name $(KERNEL) --display-name "Python ($(KERNEL))" >/dev/null
 	@printf '%s\n' "$(CURDIR)" > $@
 	@echo "Environment complete: $(ENV)"

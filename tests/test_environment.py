@@ -137,7 +137,7 @@ def project(tmp_path):
     return run
 
 
-AFTER = [".env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .",
+AFTER = [".env/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .",
          ".env/bin/python -m ipykernel install --sys-prefix --name prsa --display-name Python (prsa)"]
 
 
@@ -153,7 +153,7 @@ def test_make_env_with_conda_fills_a_prefix_in_the_project_and_uses_its_python(p
 def test_make_env_without_conda_uses_venv_and_the_lock(project):
     done = project("env")
     assert done.returncode == 0, done.stderr
-    assert done.calls == ["python3.11 -m venv .env", ".env/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock", *AFTER]
+    assert done.calls == ["python3.11 -m venv .env", ".env/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock", *AFTER]
     assert len(done.stdout.splitlines()) == 2
 
 
