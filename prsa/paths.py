@@ -15,3 +15,8 @@ def results(preset: str = "full") -> Path:
     """
     base = Path(os.environ.get("PRSA_RESULTS") or ROOT / "results").resolve()
     return base if preset == "full" else base / preset
+
+
+def data() -> Path:
+    """Folder of downloaded and cached scenes; the environment variable ``PRSA_DATA`` moves it."""
+    return Path(os.environ.get("PRSA_DATA") or DATA).resolve()

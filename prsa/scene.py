@@ -30,8 +30,25 @@ def class_names(scene: xr.Dataset) -> list[str]:
     return list(json.loads(scene.attrs["class_names"]))
 
 
+def _as_float32(values: np.ndarray, missing=None) -> np.ndarray:
+    """Float32 with NaN for ``missing`` and infinities, band by band; the same array, not a copy, when there is nothing to change."""
+    def bad(plane):
+        return np.isinf(plane) if missing is None else np.isinf(plane) | (plane == missing)
+
+    if values.dtype == np.float32 and values.dtype.isnative and not any(bad(plane).any() for plane in values):
+        return values
+    clean = np.empty(values.shape, np.float32)
+    for plane, raw in zip(clean, values):
+        plane[:] = raw
+        plane[bad(raw) | np.isinf(plane)] = np.nan
+    return clean
+
+
 def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
-    """Return the scene with float32 modalities and int labels, or raise `PrsaError` that names what breaks the contract."""
+    """Return the scene with float32 modalities and int labels, or raise `PrsaError` that names what breaks the contract.
+
+    Modalities that are float32 and clean already share their memory with ``scene``: a large scene is not held twice.
+    """
 
     def fail(expected: str, got: str, fix: str):
         raise PrsaError(f"{source}: expected {expected}, got {got}. Fix: {fix}.")
@@ -77,11 +94,8 @@ def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
         var = scene[name]
         if not (np.issubdtype(var.dtype, np.floating) or np.issubdtype(var.dtype, np.integer)):
             fail(f"{name} numeric", str(var.dtype), "store reflectances, decibels or metres as numbers")
-        values = var.values.astype(np.float32)
-        if "missing_value" in var.attrs:  # a file opened without decoding
-            values[var.values == var.attrs["missing_value"]] = np.nan
-        values[~np.isfinite(values)] = np.nan
-        dead = np.flatnonzero(np.isnan(values).all(axis=(1, 2)))
+        values = _as_float32(var.values, var.attrs.get("missing_value"))  # the attribute is there in a file opened without decoding
+        dead = np.array([band for band, plane in enumerate(values) if np.isnan(plane).all()])
         if dead.size:
             fail(f"data in every band of {name}", f"only no-data in band(s) {dead.tolist()[:8]}", "drop these bands")
         clean[name] = var.dims, values, {k: v for k, v in var.attrs.items() if k != "missing_value"}
@@ -96,14 +110,18 @@ def open_scene(source: str | os.PathLike) -> xr.Dataset:
 
     Raises `PrsaError` for a missing or damaged file, an unknown name or a scene that breaks the contract.
     """
+    from .benchmarks import BENCHMARKS, open_benchmark
     from .simulate import EMBEDDED, parse_name, simulate
 
     text = str(source)
+    if text in BENCHMARKS:
+        return open_benchmark(text)
     if text.split(":")[0] in EMBEDDED:
         return check_scene(simulate(*parse_name(text)), text)
     path = Path(text).expanduser()
     if path.suffix != ".nc":
-        raise PrsaError(f"unknown scene {text!r}. Expected one of {', '.join(EMBEDDED)} (optionally with :seed and :dial) or the path of a .nc file.")
+        raise PrsaError(f"unknown scene {text!r}. Expected one of {', '.join(EMBEDDED)} (optionally with :seed and :dial), "
+                        f"{', '.join(BENCHMARKS)} (downloaded), or the path of a .nc file.")
     if not path.is_file():
         raise PrsaError(f"no scene file at {path.resolve()}. Check the path, or write one as in the README, 'Your own scene'.")
     try:
