@@ -104,7 +104,9 @@ class PRSANet(nn.Module):
         after = n * d * k if self.fusion is None else self.head.weight.numel()
         if self.config.fusion == "sagf":
             after += self.config.rounds * n * (d * d + d * k + n * k + k * d + n * d + 2 * d * d)
+        elif self.config.fusion == "attention":
+            after += n * (3 * d * d + 2 * n * d)  # query, key, value; scores and their mix
         elif self.fusion is not None:
-            after += sum(p.numel() * (n if self.config.fusion == "attention" else 1) for p in self.fusion.parameters() if p.ndim == 2)
+            after += sum(p.numel() for p in self.fusion.parameters() if p.ndim == 2)
         patch, pixel = (sum(v) for v in zip(*(self.encoders[m].macs() for m in self.modalities)))
         return {"params": sum(p.numel() for p in self.parameters()), "macs_patch": patch + after, "macs_pixel": pixel + after}
