@@ -2,10 +2,14 @@
 
 import io
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from scipy import stats
 from synthetic import LONG_NAMES, make_run, make_scene, make_study
 
@@ -198,3 +202,16 @@ def test_readme_table_is_a_function_of_the_csv_file(runs, world, tmp_path):
     assert rows[3][3] == "–" and rows[7][2] == "–"  # no SAR in the second scene; concat is the reference
     mean, sd = np.mean([naive_oa(r) for r in pick(runs, "sim-sar", "prsanet")]), np.std([naive_oa(r) for r in pick(runs, "sim-sar", "prsanet")], ddof=1)
     assert rows[-1][1] == f"{mean:.1f} ± {sd:.1f}"
+
+
+def test_tables_and_figures_need_no_torch():
+    code = "import sys, prsa.metrics, prsa.tables, prsa.plots, prsa.maps; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(tables.__file__).parents[1]).returncode == 0
+
+
+def test_runs_read_from_netcdf_give_the_same_tables(runs, scores, tmp_path):
+    for i, run in enumerate(runs):
+        run.to_netcdf(tmp_path / f"{i}.nc", engine="h5netcdf")
+    read = [xr.load_dataset(tmp_path / f"{i}.nc", engine="h5netcdf") for i in range(len(runs))]
+    for make in (tables.accuracy, tables.per_class, tables.ablation, tables.imbalance, tables.sensitivity, tables.complexity):
+        pd.testing.assert_frame_equal(make(tables.scores(read)), make(scores))
