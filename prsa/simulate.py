@@ -74,20 +74,20 @@ class Cover:
     grain: float = 20.0  # shape of the gamma texture of backscatter: small is rough
 
 
-SOIL = Cover("bare soil", 0.07, 0.32, 0.8, iron=0.45, texture=0.07, vv=-13.0, vh=-21.5, fall=0.18)
+SOIL = Cover("bare soil", 0.07, 0.32, 0.8, iron=0.45, texture=0.07, vv=-12.5, vh=-22.5, fall=0.18)
 COVERS = (
     Cover("water", 0.055, 0.012, 0.6, chlorophyll=0.15, texture=0.08, vv=-21.0, vh=-29.0, fall=0.35),
     SOIL,
-    Cover("asphalt road", 0.075, 0.135, 0.7, texture=0.06, vv=-17.5, vh=-26.0, fall=0.25),
-    Cover("concrete", 0.20, 0.34, 0.5, iron=0.15, texture=0.06, vv=-15.5, vh=-24.0, fall=0.22),
-    Cover("bitumen roof", 0.070, 0.125, 0.8, texture=0.06, height=8.0, height_sd=2.5, vv=-11.5, vh=-20.5, grain=4.0),
-    Cover("tile roof", 0.17, 0.36, 0.6, iron=1.05, texture=0.08, height=6.0, height_sd=1.2, vv=-7.5, vh=-16.0, grain=4.0),
-    Cover("metal roof", 0.24, 0.34, 0.5, iron=0.08, aluminium=0.10, texture=0.07, height=7.5, height_sd=2.0, vv=-4.0, vh=-15.0, grain=3.0),
-    Cover("grass", 0.34, 0.40, 1.0, 1.9, leaf_water=0.12, green=0.80, texture=0.06, height=0.15, height_sd=0.05, vv=-13.5, vh=-20.0, fall=0.12),
-    Cover("crop", 0.36, 0.50, 1.0, 3.1, leaf_water=0.16, green=0.78, texture=0.06, height=0.9, height_sd=0.3, vv=-11.0, vh=-17.5, fall=0.08),
-    Cover("shrub", 0.25, 0.32, 1.0, 2.3, leaf_water=0.10, green=0.72, texture=0.12, height=2.6, height_sd=0.8, vv=-10.5, vh=-16.0, fall=0.06, grain=8.0),
-    Cover("deciduous trees", 0.32, 0.44, 1.0, 3.4, leaf_water=0.14, green=0.92, texture=0.14, height=11.0, height_sd=2.5, vv=-8.5, vh=-13.5, fall=0.04, grain=8.0),
-    Cover("conifers", 0.15, 0.21, 1.0, 2.8, leaf_water=0.12, green=0.92, texture=0.15, height=14.0, height_sd=3.0, vv=-9.5, vh=-15.5, fall=0.04, grain=8.0),
+    Cover("asphalt road", 0.075, 0.135, 0.7, texture=0.06, vv=-18.5, vh=-25.5, fall=0.25),
+    Cover("concrete", 0.20, 0.34, 0.5, iron=0.15, texture=0.06, vv=-16.0, vh=-25.0, fall=0.22),
+    Cover("bitumen roof", 0.060, 0.105, 0.8, texture=0.06, height=8.0, height_sd=2.5, vv=-9.5, vh=-20.5, grain=6.0),
+    Cover("tile roof", 0.17, 0.36, 0.6, iron=1.05, texture=0.08, height=6.0, height_sd=1.2, vv=-7.0, vh=-17.0, grain=6.0),
+    Cover("metal roof", 0.24, 0.34, 0.5, iron=0.08, aluminium=0.10, texture=0.07, height=7.5, height_sd=2.0, vv=-3.5, vh=-15.0, grain=6.0),
+    Cover("grass", 0.34, 0.40, 1.0, 1.9, leaf_water=0.12, green=0.80, texture=0.06, height=0.15, height_sd=0.05, vv=-14.0, vh=-20.5, fall=0.12),
+    Cover("crop", 0.36, 0.50, 1.0, 3.1, leaf_water=0.16, green=0.78, texture=0.06, height=0.9, height_sd=0.3, vv=-10.5, vh=-18.0, fall=0.08),
+    Cover("shrub", 0.25, 0.32, 1.0, 2.3, leaf_water=0.10, green=0.72, texture=0.12, height=2.6, height_sd=0.8, vv=-11.5, vh=-16.0, fall=0.06, grain=10.0),
+    Cover("deciduous trees", 0.32, 0.44, 1.0, 3.4, leaf_water=0.14, green=0.92, texture=0.14, height=11.0, height_sd=2.5, vv=-8.0, vh=-13.0, fall=0.04, grain=8.0),
+    Cover("conifers", 0.15, 0.21, 1.0, 2.8, leaf_water=0.12, green=0.92, texture=0.15, height=14.0, height_sd=3.0, vv=-9.5, vh=-14.5, fall=0.04, grain=8.0),
 )
 NAMES = tuple(cover.name for cover in COVERS)
 CODE = {name: k for k, name in enumerate(NAMES, 1)}
@@ -97,12 +97,12 @@ CODE = {name: k for k, name in enumerate(NAMES, 1)}
 class Landscape:
     """Label map, areas and terrain."""
 
-    parcel: float = 12.5  # px, typical parcel width
+    parcel: float = 14.0  # px, typical parcel width
     road: float = 4.0  # px, road width
     stream: float = 6.0  # px, stream width
-    relief: float = 6.0  # m, sd of the terrain
+    relief: float = 4.0  # m, sd of the terrain
     shares: tuple = (0.44, 0.14, 0.42)  # width of the training, validation and test areas, gaps not counted
-    plot: int = 3  # px, side of a survey plot in the training area
+    plot: int = 2  # px, side of a survey plot in the training area
     per_class: int = 130  # labelled training pixels aimed at per class
     fewest: tuple = (50, 15, 60)  # smallest number of pixels of a class per area; else the map is drawn again
 
@@ -111,10 +111,10 @@ class Landscape:
 class Optics:
     """Hyperspectral image; the drift entries are their values at condition c = 1."""
 
-    spread: float = 0.11  # sd of log amounts (brightness, pigments) between objects of a cover
-    cover_sd: float = 0.08  # sd of the covered fraction between vegetated objects
+    spread: float = 0.06  # sd of log amounts (brightness, pigments) between objects of a cover
+    cover_sd: float = 0.04  # sd of the covered fraction between vegetated objects
     blur: float = 0.7  # px, sd of the point-spread function
-    noise: float = 0.006  # reflectance, sd in the middle of the detector; three times as much at its ends
+    noise: float = 0.004  # reflectance, sd in the middle of the detector; three times as much at its ends
     sun: float = 50.0  # degrees, solar elevation
     gain: float = -0.08  # log gain: lower sun, imperfectly corrected
     tilt: float = 0.06  # log gain difference from 700 to 1000 nm; its sign is drawn per scene
@@ -131,10 +131,10 @@ class Radar:
     """SAR image."""
 
     looks: float = 12.0  # equivalent number of looks at dial 0
-    looks_strong: float = 3.0  # at dial 1
-    spread: float = 0.9  # dB, sd between objects of a cover, in each polarisation
-    near: float = 30.0  # degrees, incidence at near range (first row)
-    far: float = 42.0  # degrees, at far range (last row)
+    looks_strong: float = 2.0  # at dial 1
+    spread: float = 0.6  # dB, sd between objects of a cover, in each polarisation
+    near: float = 34.0  # degrees, incidence at near range (first row)
+    far: float = 37.0  # degrees, at far range (last row)
     bounce: float = 3.0  # gain of a wall facing the sensor, per 5 m of step
     floor: float = -30.0  # dB, thermal noise
 
@@ -165,10 +165,10 @@ class SimSar:
 class SimLidar:
     """HSI + LiDAR: imbalance by information."""
 
-    dial: float = 0.7  # default setting
+    dial: float = 0.8  # default setting
     title: str = "Simulated hyperspectral image and LiDAR"
     landscape: Landscape = Landscape()
-    optics: Optics = Optics(spread=0.13, gain=-0.04, tilt=0.03, haze=0.008, vapour=0.05, season=0.10, clouds=0.05)  # one flight: less drift, same in all areas
+    optics: Optics = Optics(spread=0.13, cover_sd=0.08, noise=0.006, gain=-0.04, tilt=0.03, haze=0.008, vapour=0.05, season=0.10, clouds=0.05)  # one flight: less drift, same in all areas
     laser: Laser = Laser()
 
 
@@ -176,7 +176,7 @@ class SimLidar:
 class SimTri:
     """HSI + SAR + DSM: between the two."""
 
-    dial: float = 0.6  # default setting
+    dial: float = 0.7  # default setting
     title: str = "Simulated hyperspectral image, two-band SAR and surface model"
     landscape: Landscape = Landscape()
     optics: Optics = Optics()
@@ -215,7 +215,7 @@ def simulate(kind: str, seed: int = 0, dial: float | None = None, size: int = 16
     """
     if kind not in CONFIGS:
         raise PrsaError(f"unknown simulated scene {kind!r}. Expected one of {', '.join(EMBEDDED)}.")
-    if seed != int(seed) or seed < 0:
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
         raise PrsaError(f"expected a scene seed that is a whole number, 0 or more, got {seed!r}. Use for example {kind}:3.")
     if size < 120:
         raise PrsaError(f"expected a size of 120 pixels or more, got {size}. Smaller grids do not hold every class in every area.")
