@@ -34,6 +34,7 @@ class Config:
     phase: float = 0.0  # first share of the epochs in which the fused loss does not reach the encoders
     # training
     epochs: int = 30
+    max_steps: int = 1000  # fewer epochs where they would take more steps than this (scenes with many training pixels); 0 = no limit
     batch: int = 128
     lr: float = 4e-3  # peak of the one-cycle schedule
     weight_decay: float = 1e-2
@@ -59,6 +60,7 @@ class Config:
 PRESETS: dict[str, dict] = {
     "full": {},
     "quick": {"epochs": 8},
+    "benchmark": {"epochs": 150, "patch": 11, "max_steps": 0},  # full-size public scenes
 }
 
 _PRM = {"lambda_p": 1.0, "base": 1.0}
@@ -69,6 +71,9 @@ METHODS: dict[str, dict] = {
     "concat+prm": _PRM,
     "sagf": _SAGF,
     "prsanet": _SAGF | _PRM,
+    "prsanet-no-alignment": _SAGF | _PRM | {"lambda_sa": 0.0},
+    "prsanet-no-push": _SAGF | _PRM | {"rebalance": False},
+    "prsanet-no-base": _SAGF | _PRM | {"base": 0.0},
 }
 
 

@@ -112,10 +112,10 @@ class Trainer:
         self.n_train, self.n_held = len(centres), len(held)
         self.streams = Streams.of(seed)
         self.batches = max(1, self.n_train // config.batch)
-        capturable = device.type == "cuda"
+        self.epochs = config.epochs if not config.max_steps else min(config.epochs, -(-config.max_steps // self.batches))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.lr, total_steps=config.epochs * self.batches + 1, pct_start=0.2, cycle_momentum=not capturable)
+            self.optimizer, config.lr, total_steps=self.epochs * self.batches + 1, pct_start=0.2)
         self.s = torch.zeros(len(names), device=device)
         self.history: list[dict] = []
 
@@ -127,7 +127,7 @@ class Trainer:
         symmetry = torch.randint(8, (self.n_train,), generator=self.streams.symmetry)
         order, symmetry = order.to(self.device), symmetry.to(self.device)
         size = min(config.batch, self.n_train)
-        free = config.phase * config.epochs >= number
+        free = config.phase * self.epochs >= number
         rows = []
         for b in range(self.batches):
             index = order[b * size:(b + 1) * size]
@@ -188,8 +188,8 @@ class Trainer:
 
     def run(self, on_epoch=None) -> int:
         """Train all epochs; returns the epoch whose weights the model ends with (1-based)."""
-        best, kept, chosen = -1.0, None, self.config.epochs
-        for number in range(1, self.config.epochs + 1):
+        best, kept, chosen = -1.0, None, self.epochs
+        for number in range(1, self.epochs + 1):
             record = self.epoch(number)
             if self.config.epoch_choice == "validation" and record["accuracy"][1] > best:
                 best, chosen = float(record["accuracy"][1]), number
@@ -224,5 +224,5 @@ def fit(scene: xr.Dataset, method: str = "prsanet", split: xr.DataArray | None =
     run = evaluate(trainer.model, scene, split, trainer.history)
     run.attrs |= {"method": method, "seed": seed, "preset": preset, "overrides": json.dumps(overrides, sort_keys=True), "epoch_used": chosen,
                   "variant": ",".join(f"{k}={v}" for k, v in sorted(overrides.items())),
-                  "seconds": seconds, "samples_per_s": config.epochs * trainer.batches * min(config.batch, trainer.n_train) / seconds}
+                  "seconds": seconds, "samples_per_s": trainer.epochs * trainer.batches * min(config.batch, trainer.n_train) / seconds}
     return run, trainer.model

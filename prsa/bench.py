@@ -1,0 +1,107 @@
+"""Speed of training and mapping on this machine: `make bench` writes results/bench/*.json. Never a timed test.
+
+The scene is noise of a stated size, because speed does not depend on what the pixels show.
+"""
+
+import json
+import os
+import platform
+import resource
+import time
+
+import numpy as np
+import torch
+import xarray as xr
+
+from . import paths
+from .config import make_config
+from .predict import predict_map
+from .splits import split_scene
+from .train import Trainer, pick_device
+
+BANDS = {"hsi": 144, "lidar": 1}
+CLASSES, SIDE, REPEATS = 15, 512, 5
+
+
+def noise_scene(side: int = SIDE, bands: dict = BANDS, classes: int = CLASSES) -> xr.Dataset:
+    """A contract scene of Gaussian noise, side x side pixels, with 2,000 training pixels."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(1, classes + 1, size=(side, side)).astype(np.int16)
+    split = np.zeros((side, side), np.int8)
+    split.ravel()[rng.choice(side * side, 4000, replace=False)] = np.repeat([1, 2], 2000)
+    data = {m: ((f"{m}_band", "y", "x"), rng.normal(size=(n, side, side)).astype(np.float32)) for m, n in bands.items()}
+    attrs = {"schema": "prsa-scene-1", "name": "noise", "title": "noise", "class_names": json.dumps([f"class {k}" for k in range(1, classes + 1)]),
+             "simulated": 1, "license": "none", "citation": "none"}
+    return xr.Dataset(data | {"label": (("y", "x"), label), "split": (("y", "x"), split)}, attrs=attrs)
+
+
+def matmul_rate(size: int = 1024, repeats: int = 20) -> float:
+    """Multiply-accumulates per second of a float32 matrix product, the ceiling of the machine."""
+    a = torch.randn(size, size)
+    a @ a
+    start = time.perf_counter()
+    for _ in range(repeats):
+        a @ a
+    return repeats * size**3 / (time.perf_counter() - start)
+
+
+def training(scene: xr.Dataset, device: torch.device, threads: int) -> list[dict]:
+    """Samples per second of whole training steps (gather, augment, forward, all gradients, optimiser), best of `REPEATS` epochs."""
+    torch.set_num_threads(threads)
+    rows = []
+    for method in ("concat", "prsanet"):
+        for batch in (64, 128, 256):
+            trainer = Trainer(scene, split_scene(scene), make_config(method, batch=batch, epochs=REPEATS + 1), 0, device)
+            seconds = []
+            for number in range(1, REPEATS + 2):
+                start = time.perf_counter()
+                trainer.epoch(number)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - start)
+            samples = trainer.batches * batch
+            macs = 3 * trainer.model.complexity()["macs_patch"]  # forward, and twice that backward
+            rate = samples / min(seconds[1:])
+            rows.append({"method": method, "batch": batch, "threads": threads, "patch": 7, "features": 64, "samples_per_s": round(rate),
+                         "median_samples_per_s": round(samples / float(np.median(seconds[1:]))), "share_of_matmul": round(rate * macs / matmul_rate(), 3)})
+    return rows
+
+
+def mapping(scene: xr.Dataset, device: torch.device, threads: int) -> list[dict]:
+    """Pixels per second of a whole-scene map with normalisation, fusion, argmax and confidence, best of `REPEATS`."""
+    torch.set_num_threads(threads)
+    rows = []
+    for method in ("concat", "prsanet"):
+        model = Trainer(scene, split_scene(scene), make_config(method, epochs=1), 0, device).model
+        seconds = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            predict_map(model, scene)
+            seconds.append(time.perf_counter() - start)
+        pixels = scene.sizes["y"] * scene.sizes["x"]
+        rate = pixels / min(seconds)
+        rows.append({"method": method, "threads": threads, "pixels": pixels, "pixels_per_s": round(rate),
+                     "median_pixels_per_s": round(pixels / float(np.median(seconds))),
+                     "share_of_matmul": round(rate * model.complexity()["macs_pixel"] / matmul_rate(), 3)})
+    return rows
+
+
+def main() -> None:
+    """Measure with all cores (and one) and write the two files."""
+    device = pick_device("auto")
+    scene = noise_scene()
+    out = paths.results("full") / "bench"
+    out.mkdir(parents=True, exist_ok=True)
+    cores = os.cpu_count() or 1
+    for name, measure in (("training", training), ("mapping", mapping)):
+        rows = [row for threads in sorted({1, cores}) for row in measure(scene, device, threads)]
+        torch.set_num_threads(cores)
+        report = {"machine": {"cores": cores, "device": str(device), "python": platform.python_version(), "torch": torch.__version__,
+                              "matmul_gmacs_per_s": round(matmul_rate() / 1e9, 1)}, "bands": BANDS, "classes": CLASSES, "rows": rows,
+                  "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
+        (out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        print(name, *rows, sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
