@@ -63,6 +63,7 @@ help:
 	@echo "e.g. make reproduce SCENES=\"sim-sar path/to/scene.nc\" SEEDS=3 JOBS=2"
 
 env: $(STAMP)
+	@echo "The environment is ready: $(ENV)"
 
 # The stamp is the last thing written, so an interrupted installation is started again, from nothing.
 $(STAMP): requirements.lock environment.yml pyproject.toml
@@ -83,7 +84,6 @@ endif
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(PY) -m ipykernel install --sys-prefix --name $(KERNEL) --display-name "Python ($(KERNEL))" >/dev/null
 	@printf '%s\n' "$(CURDIR)" > $@
-	@echo "Environment complete: $(ENV)"
 
 quick: $(STAMP)
 	@$(STUDY) --preset quick

@@ -86,6 +86,7 @@ def run_notebook(path: Path, out: Path, parameters: dict, kernel: str = KERNEL, 
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
+    from traitlets.config import Config
 
     path, out = Path(path).resolve(), Path(out).resolve()
     values, known = plain(parameters), declared(path)
@@ -97,7 +98,9 @@ def run_notebook(path: Path, out: Path, parameters: dict, kernel: str = KERNEL, 
     for old in (out, failed):  # an older copy must not pass for this one
         old.unlink(missing_ok=True)
     try:
-        execute_notebook(_literal(path), _literal(temporary), values, kernel_name=kernel, language="python", progress_bar=False, cwd=cwd or path.parent)
+        # Without the encryption, which kernels of this age offer, each prints a warning.
+        execute_notebook(_literal(path), _literal(temporary), values, kernel_name=kernel, language="python", progress_bar=False,
+                         cwd=cwd or path.parent, config=Config(KernelManager={"transport_encryption": "auto"}))
         os.replace(temporary, out)
     except PapermillExecutionError as error:
         os.replace(temporary, failed)

@@ -118,13 +118,13 @@ def test_an_interrupt_ends_every_notebook_and_leaves_nothing(tmp_path):
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT, stderr=subprocess.PIPE)
     _until(lambda: (tmp_path / "started").is_file() and (tmp_path / "started").read_text())
     driver.send_signal(signal.SIGINT)
-    assert b"KeyboardInterrupt" in driver.communicate(timeout=30)[1]
+    assert b"KeyboardInterrupt" in driver.communicate(timeout=120)[1]
     kernel = int((tmp_path / "started").read_text())
     _until(lambda: not _alive(kernel))
     assert names(tmp_path / "r" / "notebooks") == [] and names(tmp_path / "r" / "report") == []
 
 
-def _until(true, seconds=40):
+def _until(true, seconds=120):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited too long"
