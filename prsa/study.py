@@ -26,7 +26,7 @@ from .splits import split_scene
 STUDY = ("late", "concat", "concat+prm", "sagf", "prsanet")
 ABLATIONS = tuple(name for name in METHODS if name.startswith("prsanet-no-"))
 SENSITIVITY = {"lambda_p": (0.3, 3.0), "base": (0.0, 3.0), "tau_p": (0.1, 1.0), "lambda_sa": (0.1, 1.0)}
-SENSITIVITY_SCENE, SENSITIVITY_SEEDS = "sim-sar", 2
+SENSITIVITY_SEEDS = 2  # on the first scene of the study
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,10 @@ def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, pr
     if "late" not in chosen:
         chosen.insert(0, "late")  # the probe gap compares with branches trained alone
     scenes = list(dict.fromkeys(scenes))
+    whole = methods is None and preset == "full"
+    chosen += ABLATIONS if whole else ()
     specs = [RunSpec(scene, method, seed, preset) for seed in range(seeds) for scene in scenes for method in chosen]
-    if methods is None and preset == "full":
-        specs += [RunSpec(scene, name, seed, preset) for seed in range(seeds) for scene in scenes for name in ABLATIONS]
+    if whole:
         specs += [RunSpec(scenes[0], "prsanet", seed, preset, ((key, value),))
                   for seed in range(min(seeds, SENSITIVITY_SEEDS)) for key, values in SENSITIVITY.items() for value in values]
     return specs
