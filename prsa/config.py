@@ -33,7 +33,7 @@ class Config:
     tau_t: float = 0.1  # temperature of the soft targets
     phase: float = 0.0  # first share of the epochs in which the fused loss does not reach the encoders
     # training
-    epochs: int = 30
+    epochs: int = 20
     max_steps: int = 1000  # fewer epochs where they would take more steps than this (scenes with many training pixels); 0 = no limit
     batch: int = 128
     lr: float = 4e-3  # peak of the one-cycle schedule
@@ -59,7 +59,7 @@ class Config:
 
 PRESETS: dict[str, dict] = {
     "full": {},
-    "quick": {"epochs": 8},
+    "quick": {"epochs": 6},
     "benchmark": {"epochs": 150, "patch": 11, "max_steps": 0},  # full-size public scenes
 }
 

@@ -211,7 +211,7 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
     specs = study.grid(scenes, methods, seeds, preset)
     opened, splits = {}, {}
     for source in dict.fromkeys(scenes):
-        scene, split = study.scene_and_split(source, 3)
+        scene, split = study.scene_and_split(source, preset)
         name = scene.attrs["name"]
         if name in opened:
             raise PrsaError(f"SCENES: expected different names, got {name!r} twice, the second from {source}. Fix: change the file's attribute 'name'.")

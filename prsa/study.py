@@ -17,7 +17,7 @@ import xarray as xr
 
 from . import paths, runs
 from .benchmarks import BENCHMARKS
-from .config import METHODS, make_config, to_json
+from .config import METHODS, Config, make_config, to_json
 from .errors import PrsaError
 from .scene import modalities, open_scene, scene_hash
 from .simulate import EMBEDDED
@@ -41,22 +41,26 @@ class RunSpec:
 
 
 @lru_cache(maxsize=8)
-def scene_and_split(source: str, radius: int) -> tuple[xr.Dataset, xr.DataArray]:
-    """A scene and its split, opened once per process."""
+def _open(source: str, radius: int) -> tuple[xr.Dataset, xr.DataArray]:
     scene = open_scene(source)
     return scene, split_scene(scene, "auto", 0, radius)
 
 
-def _preset(spec: RunSpec) -> str:
+def _preset(source: str, preset: str) -> str:
     """Public benchmarks have a full-size preset of their own; results still belong to the full study."""
-    return "benchmark" if spec.preset == "full" and spec.scene in BENCHMARKS else spec.preset
+    return "benchmark" if preset == "full" and source in BENCHMARKS else preset
 
 
-def _parts(spec: RunSpec):
-    config = make_config(spec.method, _preset(spec), **dict(spec.overrides))
-    names = modalities(scene_and_split(spec.scene, 3)[0])
-    scene, split = scene_and_split(spec.scene, max(config.patches(names).values()) // 2)
-    return config, scene, split
+def scene_and_split(source: str, preset: str = "full") -> tuple[xr.Dataset, xr.DataArray]:
+    """A scene and the split all its runs share: seeds vary initialisation, batches and augmentation only. Opened once per process."""
+    return resolve(RunSpec(source, "concat", 0, preset))[1:]
+
+
+def resolve(spec: RunSpec) -> tuple[Config, xr.Dataset, xr.DataArray]:
+    """Config, scene and split of a run; raises `PrsaError` for what does not exist or does not fit."""
+    config = make_config(spec.method, _preset(spec.scene, spec.preset), **dict(spec.overrides))
+    names = modalities(_open(spec.scene, 3)[0])
+    return config, *_open(spec.scene, max(config.patches(names).values()) // 2)
 
 
 @lru_cache(maxsize=64)
@@ -66,7 +70,7 @@ def _scene_hash(source: str) -> str:
 
 def run_path(spec: RunSpec) -> Path:
     """Where the run of this spec is, or will be, stored."""
-    config, scene, split = _parts(spec)
+    config, scene, split = resolve(spec)
     identity = runs.run_id(to_json(config), spec.method, spec.seed, _scene_hash(spec.scene), split.attrs["hash"])
     name = scene.attrs["name"].replace(":", "-")
     return paths.results(spec.preset) / "runs" / f"{name}__{spec.method}__s{spec.seed}__{identity}.nc"
@@ -117,8 +121,8 @@ def train_one(spec: RunSpec, device: str = "auto") -> Path:
     """Train and store one run (whatever is there is replaced)."""
     from .train import fit
 
-    config, scene, split = _parts(spec)
-    run, _ = fit(scene, spec.method, split, spec.seed, _preset(spec), device, **dict(spec.overrides))
+    config, scene, split = resolve(spec)
+    run, _ = fit(scene, spec.method, split, spec.seed, _preset(spec.scene, spec.preset), device, **dict(spec.overrides))
     path = run_path(spec)
     run.attrs["run_id"] = path.stem.rsplit("__", 1)[1]
     return runs.save_run(run, path)
