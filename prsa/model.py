@@ -79,7 +79,8 @@ class PRSANet(nn.Module):
         """
         out = {"prototype": self.bank.logits(z)}
         if self.branch_heads:
-            out["branch"] = torch.stack([self.branch_heads[m](z[:, i]) for i, m in enumerate(self.modalities)], dim=1)  # (B, M, K)
+            # contiguous: the product then rounds alike whatever M, and a net trained alone equals its branch of "late" to the bit
+            out["branch"] = torch.stack([self.branch_heads[m](z[:, i].contiguous()) for i, m in enumerate(self.modalities)], dim=1)  # (B, M, K)
         if self.fusion is None:
             return out | {"f": z.flatten(1), "logits": out["branch"].log_softmax(2).sum(1)}
         out |= self.fusion(z)

@@ -85,7 +85,7 @@ def step_gradients(model: PRSANet, terms: dict, z: torch.Tensor, free: bool) -> 
         wanted["prototype"] = model.config.lambda_p * on_z["prototype"]
     if free:
         wanted.pop("fused", None)
-    on_z["total"] = sum(wanted.values())
+    on_z["total"] = sum(wanted.values(), torch.zeros_like(z))
     return on_z
 
 
@@ -114,8 +114,8 @@ class Trainer:
         self.batches = max(1, self.n_train // config.batch)
         self.epochs = config.epochs if not config.max_steps else min(config.epochs, -(-config.max_steps // self.batches))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.lr, total_steps=self.epochs * self.batches + 1, pct_start=0.2)
+        steps = max(self.epochs * self.batches + 1, 6)  # OneCycleLR divides by zero when the rise is one step, a fifth of 5
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total_steps=steps, pct_start=0.2)
         self.s = torch.zeros(len(names), device=device)
         self.history: list[dict] = []
 
