@@ -39,7 +39,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help env quick reproduce test lab data bench clean
+.PHONY: help env quick reproduce test lab data bench reference clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -51,6 +51,7 @@ help:
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make data       download and check public scenes, e.g. SCENES=\"houston2013 augsburg\""
 	@echo "make bench      measure training and mapping speed; into results/bench"
+	@echo "make reference  copy tables and measurements to results/reference and renew the README from them"
 	@echo "make clean      remove $(ENV), results/quick and caches; finished runs of the full study stay"
 	@echo
 	@echo "Variables of quick and reproduce (default):"
@@ -106,6 +107,9 @@ data: $(STAMP)
 
 bench: $(STAMP)
 	@$(PY) -m prsa.bench
+
+reference: $(STAMP)
+	@$(PY) -m prsa.reference
 
 clean:
 	@rm -rf $(ENV) results/quick build *.egg-info .pytest_cache

@@ -227,16 +227,24 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
         tables.write_all(study.open_runs(there), opened, splits, results / "tables")
         return len({spec.seed for spec in there})
 
+    first = []  # minutes until the first table
+
     def on_round(seed):
+        first.append((time.monotonic() - start) / 60)
         print(f"{chr(10) * sys.stderr.isatty()}seed {seed} finished: tables of {write_tables()} of {seeds} seeds in {results / 'tables'}", flush=True)
 
     print(f"{len(specs)} runs ({', '.join(opened)}; {seeds} seeds; preset {preset}), {jobs} at a time", flush=True)
+    fresh = not any(study.run_path(spec).is_file() for spec in specs)
     study.run_grid(specs, jobs, device, on_round)
     write_tables()
     print(f"executing {len(notebooks)} notebooks", flush=True)
     parameters = {"scenes": scenes, "seeds": seeds, "preset": preset, "jobs": jobs, "device": device, "methods": methods}
     run_notebooks(notebooks, results, parameters, jobs, lambda line: print(line, flush=True))
     minutes = (time.monotonic() - start) / 60
+    if fresh:  # the time of a resumed study says nothing
+        timing = {"minutes": round(minutes, 1), "first_table_minutes": round(first[0], 1), "runs": len(specs), "scenes": list(opened), "seeds": seeds,
+                  "jobs": jobs, "cores": cores(), "device": str(pick_device(device))}
+        tables.write_text(json.dumps(timing, indent=1) + "\n", results / "timing.json")
     print(f"done in {minutes:.1f} min. In {results}:\n  tables/     CSV, Markdown, LaTeX\n  figures/    PNG, PDF\n"
           "  notebooks/  executed copies\n  report/     the same as HTML", flush=True)
     return results
