@@ -14,7 +14,7 @@ from .model import PRSANet
 from .patches import normalise, reflect_index
 from .scene import class_names, modalities
 
-TILE = 128  # pixels on a side: activations of one tile stay within tens of megabytes, whatever the scene
+TILE = 64  # pixels on a side: activations of one tile stay within megabytes (and the cache), whatever the scene
 
 
 def _folded(encoder: nn.Module) -> nn.Sequential:
