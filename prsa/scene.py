@@ -56,10 +56,10 @@ def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
     if scene.attrs.get("schema") != SCHEMA:
         fail(f"the attribute schema={SCHEMA!r}", repr(scene.attrs.get("schema")), "write the scene as in the README, 'Your own scene'")
     try:
-        names = class_names(scene)
+        names = json.loads(scene.attrs["class_names"])
     except (KeyError, TypeError, ValueError):
         names = []
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         fail("class_names, a JSON list of K different names", repr(scene.attrs.get("class_names")), "set attrs['class_names'] = json.dumps([...])")
     if "label" not in scene:
         fail("a variable label (y, x)", f"variables {list(scene.data_vars)}", "add the label raster (0 = unlabelled)")
@@ -72,6 +72,10 @@ def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
             fail(f"{raster} with dims ('y', 'x')", f"{var.dims} of shape {var.shape}", "transpose or rename its dimensions")
         if not np.issubdtype(var.dtype, np.integer):
             fail(f"{raster} of integer type", str(var.dtype), "cast it, with 0 for unlabelled or none")
+    if not scene["label"].size:
+        fail("some labelled pixels", f"a label raster of shape {scene['label'].shape}", "check how the scene was cut out")
+    if scene.attrs.get("simulated", 0) not in (0, 1):
+        fail("the attribute simulated to be 0 or 1", repr(scene.attrs["simulated"]), "set attrs['simulated'] = 0 for a real scene")
     top = {"label": len(names), "split": 2, "validation": 1}
     for raster in RASTERS:
         if raster in scene:
