@@ -22,7 +22,7 @@ from .style import (
 )
 
 __all__ = [
-    "ablation_bars", "accuracy_ranking", "branch_agreement", "feature_plane", "feature_planes", "fusion_correlation", "gradients",
+    "ablation_bars", "accuracy_ranking", "accuracy_rankings", "branch_agreement", "feature_plane", "feature_planes", "fusion_correlation", "gradients",
     "imbalance_factor", "learning_curves", "prototype_similarities", "prototype_similarity", "save", "sensitivity_curves",
 ]
 
@@ -297,6 +297,25 @@ def accuracy_ranking(table: pd.DataFrame, scene: str | None = None, ax=None):
     note = " (simulated)" if table["simulated"].iloc[0] else ""
     ax.set(xlabel="overall accuracy (%), mean ± sd over seeds", title=table["scene"].iloc[0] + note)
     return ax
+
+
+@styled
+def accuracy_rankings(table: pd.DataFrame) -> Figure:
+    """`accuracy_ranking` of every scene of the accuracy table, in the table's order, up to three side by side."""
+    scenes = list(dict.fromkeys(table["scene"]))
+    cols = min(3, len(scenes))
+    rows = -(-len(scenes) // cols)
+    height = 0.28 * int(table["scene"].value_counts().max()) + 0.9
+    fig, axs = panels(rows, cols, rows * height, max(WIDTH, 3.0 * cols))
+    for ax, scene in zip(axs.flat, scenes):
+        accuracy_ranking(table, scene, ax)
+        if cols > 1:  # the whole label would not fit below a narrow panel
+            ax.set_xlabel("overall accuracy (%)")
+    for ax in axs.flat[len(scenes):]:
+        ax.remove()
+    if cols > 1:
+        fig.supxlabel("mean ± sd over seeds", fontsize=8)
+    return fig
 
 
 @styled
