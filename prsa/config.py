@@ -34,7 +34,7 @@ class Config:
     phase: float = 0.0  # first share of the epochs in which the fused loss does not reach the encoders
     # training
     epochs: int = 20
-    max_steps: int = 1000  # fewer epochs where they would take more steps than this (scenes with many training pixels); 0 = no limit
+    max_steps: int = 600  # fewer epochs where they would take more steps than this (scenes with many training pixels); 0 = no limit
     batch: int = 128
     lr: float = 4e-3  # peak of the one-cycle schedule
     weight_decay: float = 1e-2
