@@ -19,6 +19,7 @@ TRAIN, VAL, TEST = 1, 2, 3
 SHARES = np.array([0.40, 0.15, 0.45])  # of every class, for blocks and random
 VAL_SHARE = 0.2  # of the training pixels of a fixed split without its own validation
 DRAWS = 10_000  # candidate assignments looked at
+DRAW_CELLS = 20_000_000  # assignments x groups held at once: fewer are looked at when training pixels lie scattered over a large scene
 
 
 def split_scene(scene: xr.Dataset, kind: str = "auto", seed: int = 0, radius: int = 3) -> xr.DataArray:
@@ -73,7 +74,7 @@ def _fixed(scene, label, radius, rng):
     own = scene["split"].values
     part = np.choose(own, [0, TRAIN, TEST]).astype(np.int8)
     if "validation" in scene:
-        part[scene["validation"].values > 0] = VAL
+        part[(own == 1) & (scene["validation"].values > 0)] = VAL
         return part
     train = (own == 1) & (label > 0)
     # Pixels whose windows overlap stay together: a validation window then shares nothing with a training window.
@@ -83,7 +84,8 @@ def _fixed(scene, label, radius, rng):
         groups, n = _grid(label.shape, max(2 * radius + 2, min(label.shape) // 12))
     counts = _group_counts(groups, label * train, n, label.max())
     total = counts.sum(0)
-    draws = rng.random((DRAWS, n)) < rng.uniform(0.05, 2 * VAL_SHARE, size=(DRAWS, 1))
+    n_draws = min(DRAWS, max(DRAW_CELLS // n, 100))
+    draws = rng.random((n_draws, n)) < rng.uniform(0.05, 2 * VAL_SHARE, size=(n_draws, 1))
     held = draws.astype(np.int64) @ counts
     share = held / np.maximum(total, 1)
     score = np.abs(share - VAL_SHARE).sum(1) + 10 * (held > total // 2).sum(1)
