@@ -23,9 +23,9 @@ from .splits import TEST, TRAIN, VAL, part_counts, split_scene
 
 COLUMNS = ("scene", "simulated", "split_kind", "method", "n_seeds", "radius", "n_train", "n_test", "share_overlap", "share_val_overlap",
            "distance_median", "oa_all_mean", "oa_all_sd", "oa_clean_mean", "oa_clean_sd", "oa_overlap_mean", "oa_overlap_sd")
-DISTANCE_COLUMNS = ("scene", "simulated", "split_kind", "method", "radius", "nearest", "farthest", "n_test", "oa_mean", "oa_sd")
+DISTANCE_COLUMNS = ("scene", "simulated", "split_kind", "method", "radius", "nearest", "farthest", "n_seeds", "n_test", "oa_mean", "oa_sd")
 EDGES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1 << 31)  # pixels; a bin is edge <= distance < next
-FEW = 20  # test pixels (mean over seeds) below which a distance bin is not reported
+FEW = 20  # test pixels below which the accuracy in a distance bin is not looked at
 
 
 def kind_label(kind: str) -> str:
@@ -112,7 +112,7 @@ def leakage(runs: Iterable[xr.Dataset], scenes: Mapping[str, xr.Dataset], splits
 def by_distance(runs: Iterable[xr.Dataset], scenes: Mapping[str, xr.Dataset], splits: Iterable[xr.DataArray]) -> pd.DataFrame:
     """Test accuracy against the distance to the nearest training pixel (`DISTANCE_COLUMNS`), in bins ``nearest`` to ``farthest`` pixels.
 
-    Mean and sd over the seeds with test pixels in a bin; bins with fewer than `FEW` test pixels on average are left out.
+    Mean and sd over the seeds with at least `FEW` test pixels in a bin; bins that fewer than half of the seeds reach are left out.
     """
     rows = []
     for (scene, simulated, kind, method), radius, group in _groups(runs, scenes, splits):
@@ -122,9 +122,10 @@ def by_distance(runs: Iterable[xr.Dataset], scenes: Mapping[str, xr.Dataset], sp
             bins = np.digitize(distance_to_training(split)[test], EDGES) - 1
             n[i] = np.bincount(bins, minlength=len(EDGES) - 1)
             right[i] = np.bincount(bins, run["map"].values[test] == data["label"].values[test], minlength=len(EDGES) - 1)
-        for b in np.flatnonzero(n.mean(0) >= FEW):
-            some = n[:, b] > 0
-            rows.append((scene, simulated, kind_label(kind), method, radius, EDGES[b], EDGES[b + 1] - 1, round(n[:, b].mean()),
+        enough = n >= FEW
+        for b in np.flatnonzero(enough.mean(0) >= 0.5):
+            some = enough[:, b]
+            rows.append((scene, simulated, kind_label(kind), method, radius, EDGES[b], EDGES[b + 1] - 1, int(some.sum()), round(n[some, b].mean()),
                          *metrics.mean_sd(metrics.points(right[some, b] / n[some, b]))))
     return pd.DataFrame(rows, columns=list(DISTANCE_COLUMNS))
 

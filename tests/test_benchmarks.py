@@ -5,9 +5,11 @@ import http.server
 import os
 import shutil
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
+from tiny import make_scene
 from tiny_benchmarks import BANDS, GRID, classes_of, make
 
 from prsa import benchmarks, download, open_scene, split_scene
@@ -346,6 +348,18 @@ def test_a_clean_scene_is_checked_without_a_copy_and_no_data_is_cleaned_in_one(b
     whole["sar"].attrs["missing_value"] = -9999
     with pytest.raises(PrsaError, match=r"only no-data in band\(s\) \[0\]"):
         check_scene(whole)
+
+
+def test_validation_of_thousands_of_scattered_training_pixels_needs_little_memory():
+    split = np.full((600, 600), 2, np.int8)
+    split[::6, ::6] = 1  # 10,000 groups
+    scene = make_scene(shape=split.shape, split=split)
+    tracemalloc.start()
+    part = split_scene(scene, radius=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 400e6
+    assert 0.15 < (part == 2).sum() / (split == 1).sum() < 0.25
 
 
 # ---- command line

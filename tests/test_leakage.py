@@ -86,6 +86,9 @@ def test_accuracy_by_distance_is_binned_exactly(line, monkeypatch):
     monkeypatch.setattr(leakage, "FEW", 1)
     table = leakage.by_distance([as_run(scene, split, predicted, 0), as_run(scene, split, [[1] * 10], 1)], {"tiny": scene}, [split])
     assert table[["nearest", "farthest", "n_test", "oa_mean"]].to_numpy().tolist() == [[2, 2, 1, 100], [3, 3, 1, 100], [4, 5, 1, 50], [8, 11, 1, 100]]
+    far = as_split([[0, 0, 1, 0, 0, 0, 0, 0, 3, 3]])
+    table = leakage.by_distance([as_run(scene, split, predicted, s) for s in (0, 1, 2)] + [as_run(scene, far, [[1] * 10], 3)], {"tiny": scene}, [split, far])
+    assert table[["nearest", "n_seeds"]].to_numpy().tolist() == [[2, 3], [3, 3], [4, 3], [8, 3]]  # one seed in four reaches 6 to 7
     monkeypatch.setattr(leakage, "FEW", 2)
     assert leakage.by_distance([as_run(scene, split, predicted)], {"tiny": scene}, [split]).empty
 
