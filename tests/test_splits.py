@@ -87,6 +87,34 @@ def test_fixed_keeps_the_official_parts_and_holds_out_whole_groups(seed, radius)
     assert (part_counts(label, split, len(CLASSES))[TRAIN - 1] > 0).all()
 
 
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_fixed_keeps_pixels_with_overlapping_windows_together(radius):
+    """Pairs of single training pixels whose windows share one column: the pair goes to one part."""
+    scene, pitch = make_scene(shape=(90, 90), parcel=1), 6 * radius
+    own = np.full((90, 90), 2)
+    own[:72] = 0
+    pairs = [((y, x), (y, x + 2 * radius)) for y in range(0, 72, pitch) for x in range(radius, 90 - 3 * radius, pitch)]
+    for pair in pairs:
+        for pixel in pair:
+            own[pixel] = 1
+    label = np.where(own == 1, np.arange(8100).reshape(90, 90) % 7 % 4 + 1, np.where(own == 2, scene["label"].values, 0))
+    scene = scene.assign(label=(("y", "x"), label), split=(("y", "x"), own))
+    part = split_scene(scene, "fixed", 0, radius).values
+    assert len(pairs) >= 10 and {part[a] for a, _ in pairs} == {TRAIN, VAL}
+    assert all(part[a] == part[b] for a, b in pairs)
+
+
+def test_a_rare_class_is_in_training_and_test_blocks():
+    scene = make_scene(shape=(64, 80))
+    label = scene["label"].values
+    label[label == 4] = 1
+    for y, x in ((2, 2), (30, 70), (55, 10)):
+        label[y:y + 4, x:x + 4] = 4
+    for seed in range(3):
+        counts = part_counts(label, split_scene(scene, "blocks", seed).values, 4)
+        assert counts[TRAIN - 1, 3] > 0 and counts[TEST - 1, 3] > 0, f"seed {seed}"
+
+
 def test_a_class_in_one_group_only_is_trained_on():
     scene, plot = fixed_scene()
     label, own = scene["label"].values.copy(), scene["split"].values
