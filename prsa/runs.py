@@ -36,9 +36,14 @@ def run_id(config_json: str, method: str, seed: int, scene_hash: str, split_hash
 
 
 def _content_hash(run: xr.Dataset) -> str:
+    """SHA-256 over variables, coordinates and attributes: HDF5 itself has no checksum on values and long attributes."""
     digest = hashlib.sha256()
-    for name in sorted(run.data_vars):
-        digest.update(name.encode() + np.ascontiguousarray(run[name].values).tobytes())
+    for name in sorted(run.variables):
+        values = run[name].values
+        content = "\n".join(map(str, values.ravel())).encode() if values.dtype.kind in "OSU" else np.ascontiguousarray(values).tobytes()
+        digest.update(name.encode() + content)
+    attrs = {key: str(value) for key, value in run.attrs.items() if key != "content"}
+    digest.update(json.dumps(attrs, sort_keys=True).encode())
     return digest.hexdigest()
 
 
