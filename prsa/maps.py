@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from . import metrics
+from .leakage import kind_label
 from .scene import class_names, modalities
 from .style import WIDTH, class_colours, legend_below, panels, styled
 
@@ -109,7 +110,7 @@ def scene_gallery(scene: xr.Dataset, split: xr.DataArray) -> Figure:
             ax.imshow(values, interpolation="nearest")
             ax.set_title(title)
     _codes(axs[-2], scene["label"].values, class_colours(len(names)), "labels")
-    _codes(axs[-1], split.values, SPLIT.values(), f"split ({split.attrs.get('kind', 'given')})")
+    _codes(axs[-1], split.values, SPLIT.values(), f"split ({kind_label(split.attrs.get('kind', 'given'))})")
     parts = [Patch(facecolor=c, edgecolor="#888888", linewidth=0.4, label=f"{part}: {int((split == code).sum()):,} px")
              for code, (part, c) in enumerate(SPLIT.items(), 1)]
     legend_below(fig, _class_patches(names) + parts)

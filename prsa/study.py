@@ -40,10 +40,19 @@ class RunSpec:
     overrides: tuple = field(default=())
 
 
-@lru_cache(maxsize=8)
-def _open(source: str, radius: int) -> tuple[xr.Dataset, xr.DataArray]:
-    scene = open_scene(source)
-    return scene, split_scene(scene, "auto", 0, radius)
+@lru_cache(maxsize=3)  # the embedded scenes; large ones must not pile up in a worker
+def _scene(source: str) -> xr.Dataset:
+    return open_scene(source)
+
+
+@lru_cache(maxsize=64)
+def _split(source: str, radius: int) -> xr.DataArray:
+    return split_scene(_scene(source), "auto", 0, radius)
+
+
+@lru_cache(maxsize=64)
+def _scene_hash(source: str) -> str:
+    return scene_hash(_scene(source))
 
 
 def _preset(source: str, preset: str) -> str:
@@ -59,13 +68,8 @@ def scene_and_split(source: str, preset: str = "full") -> tuple[xr.Dataset, xr.D
 def resolve(spec: RunSpec) -> tuple[Config, xr.Dataset, xr.DataArray]:
     """Config, scene and split of a run; raises `PrsaError` for what does not exist or does not fit."""
     config = make_config(spec.method, _preset(spec.scene, spec.preset), **dict(spec.overrides))
-    names = modalities(_open(spec.scene, 3)[0])
-    return config, *_open(spec.scene, max(config.patches(names).values()) // 2)
-
-
-@lru_cache(maxsize=64)
-def _scene_hash(source: str) -> str:
-    return scene_hash(open_scene(source))
+    scene = _scene(spec.scene)
+    return config, scene, _split(spec.scene, max(config.patches(modalities(scene)).values()) // 2)
 
 
 def run_path(spec: RunSpec) -> Path:

@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from . import metrics
+from . import leakage as audit
 from .errors import PrsaError
 from .scene import class_names, modalities
 
@@ -33,6 +34,7 @@ COLUMNS = {
     "imbalance": "scene,method,modality,rho_final,branch_oa_joint,probe_oa_joint,probe_oa_alone,probe_gap",
     "sensitivity": "scene,parameter,value,n_seeds,oa_mean,oa_sd,d_oa,d_oa_lo,d_oa_hi",
     "complexity": "scene,method,params,macs_patch,macs_pixel",
+    "leakage": ",".join(audit.COLUMNS),
 }
 NOTES = {
     "datasets": "Scenes: bands per modality, grid in pixels, labelled pixels of each part.",
@@ -44,11 +46,15 @@ NOTES = {
                  "branch trained jointly and alone.",
     "sensitivity": "OA of prsanet in points, mean ± sd over seeds; difference to the default, paired by seed, with its 95 % interval.",
     "complexity": "Trainable parameters; multiply-accumulate operations per patch and per pixel of a whole-scene map.",
+    "leakage": "Share of test and validation pixels whose patch holds a training pixel, median distance of the test pixels to the nearest one (pixels); "
+               "test OA in points of all, of those without and of those with a training pixel in the patch, mean ± sd over seeds.",
 }
 HEADERS = {
     "oa": "OA", "aa": "AA", "kappa": "kappa", "d_oa": "difference in OA", "d_concat": "to concat", "d_prsanet": "to prsanet", "n_seeds": "seeds",
     "cka": "CKA", "eta2": "eta squared", "js_final": "JS (nats)", "rho_final": "imbalance factor", "branch_oa_joint": "branch OA",
-    "probe_oa_joint": "probe OA, joint", "probe_oa_alone": "probe OA, alone", "probe_gap": "alone - joint", "n_test": "test pixels",
+    "probe_oa_joint": "probe OA, joint", "probe_oa_alone": "probe OA, alone", "probe_gap": "alone - joint", "n_test": "test pixels", "n_train": "training pixels", "split_kind": "split",
+    "share_overlap": "test overlap", "share_val_overlap": "validation overlap", "distance_median": "median distance", "oa_all": "OA, all",
+    "oa_clean": "OA, no overlap", "oa_overlap": "OA, overlap",
     "params": "parameters", "macs_patch": "MACs per patch", "macs_pixel": "MACs per pixel",
 }
 
@@ -117,6 +123,11 @@ def _base(table: pd.DataFrame, ablations: bool) -> pd.DataFrame:
     """Rows without sensitivity variants and, on request, without ablation-only methods."""
     keep = table["variant"].eq("")
     return table[keep if ablations else keep & ~table["method"].str.startswith(ABLATION)]
+
+
+def _defaults(runs: list[xr.Dataset]) -> list[xr.Dataset]:
+    """Runs of the methods that are compared, without ablations."""
+    return [run for run in runs if not run.attrs["method"].startswith(ABLATION)]
 
 
 def _of(table: pd.DataFrame, scene: str, method: str) -> pd.DataFrame:
@@ -226,7 +237,7 @@ def datasets(scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray]) -> 
         bands = "; ".join(f"{m} {scene[m].shape[0]}" for m in modalities(scene))
         parts = [int((split == code).sum()) for code in (1, 2, 3)]
         rows.append((name, scene.attrs["title"], int(scene.attrs["simulated"]), bands, *scene["label"].shape, len(class_names(scene)), *parts,
-                     str(split.attrs.get("kind", "")), scene.attrs.get("license", "not stated")))
+                     audit.kind_label(str(split.attrs.get("kind", ""))), scene.attrs.get("license", "not stated")))
     return _frame("datasets", rows)
 
 
@@ -307,13 +318,14 @@ def write_text(text: str, path: Path) -> Path:
 
 
 def write_all(run_datasets: Iterable[xr.Dataset], scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray], out_dir) -> list[Path]:
-    """Write the seven tables as .csv, .md and .tex and return their paths; scenes appear in the order of ``scenes``.
+    """Write the tables of `COLUMNS` as .csv, .md and .tex and return their paths; scenes appear in the order of ``scenes``.
 
     Raises `PrsaError`, with nothing written, when seeds cannot be paired or a run is given twice.
     """
     place = {name: i for i, name in enumerate(scenes)}
-    table = scores(sorted(run_datasets, key=lambda run: (place.get(run.attrs["scene"], len(place)), run.attrs["scene"])))
-    tables = {"datasets": datasets(scenes, splits)}
+    runs = sorted(run_datasets, key=lambda run: (place.get(run.attrs["scene"], len(place)), run.attrs["scene"]))
+    table = scores(runs)
+    tables = {"datasets": datasets(scenes, splits), "leakage": audit.leakage(_defaults(runs), scenes, splits.values())}
     for make in (accuracy, per_class, ablation, imbalance, sensitivity, complexity):
         tables[make.__name__] = make(table)
     paths = []

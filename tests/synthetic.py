@@ -35,7 +35,7 @@ def make_scene(name="sim-sar", modalities=("hsi", "sar"), classes=8, size=60, si
         scene = scene.assign_coords(wavelength=("hsi_band", np.linspace(400, 1000, KINDS["hsi"][1]), {"units": "nm"}))
     part = np.zeros((size, size), np.int8)
     part[:, : size // 2], part[:, size // 2: 2 * size // 3], part[:, 2 * size // 3:] = 1, 2, 3
-    split = xr.DataArray(np.where(label > 0, part, 0).astype(np.int8), dims=("y", "x"), attrs={"kind": "blocks", "hash": "0" * 64, "seed": 0, "radius": 3})
+    split = xr.DataArray(np.where(label > 0, part, 0).astype(np.int8), dims=("y", "x"), attrs={"kind": "blocks", "hash": f"split of {name}", "seed": 0, "radius": 3})
     return scene, split
 
 
@@ -101,7 +101,7 @@ def make_run(scene="sim-sar", method="prsanet", seed=0, modalities=("hsi", "sar"
         attrs={"schema": "prsa-run-1", "run_id": f"{scene}-{method}-{seed}", "scene": scene, "scene_title": f"Invented {scene}", "simulated": simulated,
                "method": method, "variant": ",".join(f"{k}={v}" for k, v in sorted(overrides.items())), "overrides": json.dumps(overrides),
                "seed": seed, "preset": "quick", "config": json.dumps({"lambda_p": 1.0, "tau_p": 0.3, "fusion": "sagf"} | overrides),
-               "scene_hash": "0", "split_hash": "0", "split_kind": "blocks", "n_train": 500, "n_val": 100, "n_test": 700, "params": 41_000 + 100 * len(method),
+               "scene_hash": "0", "split_hash": f"split of {scene}", "split_kind": "blocks", "n_train": 500, "n_val": 100, "n_test": 700, "params": 41_000 + 100 * len(method),
                "macs_patch": 900_000, "macs_pixel": 50_000, "seconds": 3.0 + seed, "samples_per_s": 2500.0, "versions": "{}"},
     )
 

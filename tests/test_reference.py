@@ -1,0 +1,41 @@
+"""The README's numbers are those of results/reference."""
+
+import json
+
+import pytest
+
+from prsa import paths, reference
+from prsa.errors import PrsaError
+
+README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_blocks_are_made_from_the_reference_files():
+    assert reference.with_blocks(README) == README, "run make reference"
+
+
+def test_a_changed_number_would_show(tmp_path):
+    text = (reference.REFERENCE / "tables" / "accuracy.csv").read_text().splitlines()
+    cells = text[-1].split(",")
+    cells[4] = "12.345"  # oa_mean of the last row
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "accuracy.csv").write_text("\n".join([*text[:-1], ",".join(cells)]) + "\n")
+    assert "12.3" in reference.results_block(tmp_path)
+    assert reference.results_block(tmp_path) not in README
+
+
+def test_speed_block_reads_the_measurements(tmp_path):
+    (tmp_path / "bench").mkdir()
+    timing = {"minutes": 7.2, "first_table_minutes": 1.3, "runs": 11, "cores": 3, "device": "cpu"}
+    (tmp_path / "timing.json").write_text(json.dumps(timing))
+    rows = [{"method": "prsanet", "threads": 3, "samples_per_s": 1234, "pixels_per_s": 98765}, {"method": "concat", "threads": 3, "samples_per_s": 9999, "pixels_per_s": 1}]
+    for name in ("training", "mapping"):
+        (tmp_path / "bench" / f"{name}.json").write_text(json.dumps({"machine": {"cores": 3}, "bands": {"hsi": 5, "sar": 2}, "rows": rows}))
+    text = reference.speed_block(tmp_path)
+    assert all(part in text for part in ("3 CPU cores", "7 minutes", "11 runs", "1.3 minutes", "5 + 2 bands", "1,234 patches", "98,765 pixels")) and "9,999" not in text
+
+
+@pytest.mark.parametrize("broken", [README.replace("<!-- speed:end -->", ""), README + "<!-- results:begin -->\n"])
+def test_missing_or_doubled_markers_are_named(broken):
+    with pytest.raises(PrsaError, match="once each"):
+        reference.with_blocks(broken)
