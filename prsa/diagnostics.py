@@ -15,7 +15,7 @@ from . import metrics
 from .errors import PrsaError
 from .scene import class_names, modalities
 from .splits import TEST, TRAIN
-from .style import MARKERS, axes, class_colours, legend_above, legend_below, method_colour, modality_colours, panels, styled
+from .style import MARKERS, WIDTH, axes, class_colours, legend_above, legend_below, method_colour, modality_colours, panels, styled
 
 FEWEST = 10  # pixels of a class that an area needs before its mean is compared
 
@@ -131,7 +131,7 @@ def probe_gap(table: pd.DataFrame, scene: str | None = None) -> Figure:
     if table.empty:
         raise PrsaError(f"expected one of the table's scenes ({', '.join(scenes) or 'none'}), got {scene!r}. Pass scene=... or run that scene.")
     names, methods = list(dict.fromkeys(table["modality"])), list(dict.fromkeys(table["method"]))
-    fig, axs = panels(1, len(names), 0.3 * len(methods) + 1.3, sharey=True)
+    fig, axs = panels(1, len(names), 0.3 * len(methods) + 1.3, max(WIDTH, 1.6 * len(names) + 1.2), sharey=True)
     for ax, m in zip(axs[0], names):
         part = table[table["modality"].eq(m)].set_index("method")
         alone = part["probe_oa_alone"].iloc[0]
@@ -144,7 +144,7 @@ def probe_gap(table: pd.DataFrame, scene: str | None = None) -> Figure:
         ax.set_yticks(range(len(methods)), methods[::-1])
         ax.set(title=m, xlabel="probe OA (%)", ylim=(-0.5, len(methods) - 0.5))
         ax.margins(x=0.15)
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2))
         ax.grid(axis="y", visible=False)
     handles = [Line2D([], [], linestyle="", marker="o", color="#666666", label="inside the joint network"),
                Line2D([], [], color="#222222", linestyle="--", label="same encoder trained alone")]
