@@ -1,13 +1,17 @@
 """Speed of training and mapping on this machine: `make bench` writes results/bench/*.json. Never a timed test.
 
-The scene is noise of a stated size, because speed does not depend on what the pixels show.
+The scene is noise of a stated size, because speed does not depend on what the pixels show. ``python -m prsa.bench memory`` measures the peak
+memory of one epoch and a map at the full size of the two largest benchmarks; it takes about ten minutes on one core.
 """
 
 import json
+import multiprocessing
 import os
 import platform
 import resource
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
@@ -16,20 +20,23 @@ import xarray as xr
 from . import paths
 from .config import make_config
 from .predict import predict_map
+from .scene import check_scene
 from .splits import split_scene
-from .train import Trainer, pick_device
+from .tables import write_text
+from .train import Trainer, fit, pick_device
 
 BANDS = {"hsi": 144, "lidar": 1}
-CLASSES, SIDE, REPEATS = 15, 512, 5
+CLASSES, SHAPE, REPEATS = 15, (512, 512), 5
+LARGE = {"berlin": ((1723, 476), {"hsi": 244, "sar": 4}, 8), "houston2018": ((1202, 4768), {"hsi": 50, "lidar": 1}, 20)}
 
 
-def noise_scene(side: int = SIDE, bands: dict = BANDS, classes: int = CLASSES) -> xr.Dataset:
-    """A contract scene of Gaussian noise, side x side pixels, with 2,000 training pixels."""
+def noise_scene(shape: tuple[int, int] = SHAPE, bands: dict = BANDS, classes: int = CLASSES) -> xr.Dataset:
+    """A contract scene of Gaussian noise of this shape (y, x), with 2,000 training pixels."""
     rng = np.random.default_rng(0)
-    label = rng.integers(1, classes + 1, size=(side, side)).astype(np.int16)
-    split = np.zeros((side, side), np.int8)
-    split.ravel()[rng.choice(side * side, 4000, replace=False)] = np.repeat([1, 2], 2000)
-    data = {m: ((f"{m}_band", "y", "x"), rng.normal(size=(n, side, side)).astype(np.float32)) for m, n in bands.items()}
+    label = rng.integers(1, classes + 1, size=shape).astype(np.int16)
+    split = np.zeros(shape, np.int8)
+    split.ravel()[rng.choice(split.size, 4000, replace=False)] = np.repeat([1, 2], 2000)
+    data = {m: ((f"{m}_band", "y", "x"), rng.standard_normal(size=(n, *shape), dtype=np.float32)) for m, n in bands.items()}
     attrs = {"schema": "prsa-scene-1", "name": "noise", "title": "noise", "class_names": json.dumps([f"class {k}" for k in range(1, classes + 1)]),
              "simulated": 1, "license": "none", "citation": "none"}
     return xr.Dataset(data | {"label": (("y", "x"), label), "split": (("y", "x"), split)}, attrs=attrs)
@@ -86,12 +93,34 @@ def mapping(scene: xr.Dataset, device: torch.device, threads: int) -> list[dict]
     return rows
 
 
+def _large(name: str) -> dict:
+    shape, bands, classes = LARGE[name]
+    start = time.perf_counter()
+    scene = check_scene(noise_scene(shape, bands, classes))
+    made = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _, model = fit(scene, "concat", split_scene(scene, radius=5), device="cpu", epochs=1, patch=11)
+    trained = time.perf_counter()
+    predict_map(model, scene)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"size_of": name, "shape": shape, "bands": bands, "scene_gb": round(made / 1e6, 2), "peak_gb": round(peak / 1e6, 2),
+            "scene_epoch_evaluation_s": round(trained - start), "map_s": round(time.perf_counter() - trained), "threads": torch.get_num_threads()}
+
+
+def memory() -> None:
+    """Peak memory of opening, one epoch, evaluation and a map at full benchmark size, each in a process of its own."""
+    rows = []
+    for name in LARGE:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            rows.append(pool.submit(_large, name).result())
+        print(rows[-1])
+    write_text(json.dumps(rows, indent=1) + "\n", paths.results("full") / "bench" / "memory.json")
+
+
 def main() -> None:
     """Measure with all cores (and one) and write the two files."""
     device = pick_device("auto")
     scene = noise_scene()
     out = paths.results("full") / "bench"
-    out.mkdir(parents=True, exist_ok=True)
     cores = os.cpu_count() or 1
     for name, measure in (("training", training), ("mapping", mapping)):
         rows = [row for threads in sorted({1, cores}) for row in measure(scene, device, threads)]
@@ -99,9 +128,9 @@ def main() -> None:
         report = {"machine": {"cores": cores, "device": str(device), "python": platform.python_version(), "torch": torch.__version__,
                               "matmul_gmacs_per_s": round(matmul_rate() / 1e9, 1)}, "bands": BANDS, "classes": CLASSES, "rows": rows,
                   "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
-        (out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_text(json.dumps(report, indent=1) + "\n", out / f"{name}.json")
         print(name, *rows, sep="\n  ")
 
 
 if __name__ == "__main__":
-    main()
+    memory() if sys.argv[1:] == ["memory"] else main()
