@@ -107,11 +107,8 @@ def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, pr
 
 
 def _worker_setup():
-    """One thread per process, and no orphan: a worker whose parent was killed ends itself."""
-    import torch
-
-    torch.set_num_threads(1)
-    parent = os.getppid()
+    """One thread per process, and no orphan: a worker whose parent was killed ends itself, also while it is still loading torch."""
+    parent = multiprocessing.parent_process().pid  # not getppid(): the parent may be gone already
 
     def watch():
         while os.getppid() == parent:
@@ -119,6 +116,9 @@ def _worker_setup():
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def train_one(spec: RunSpec, device: str = "auto") -> Path:
