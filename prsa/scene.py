@@ -8,6 +8,7 @@ A scene is one ``xarray.Dataset``: a variable per modality with dims ``(<modalit
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -106,6 +107,7 @@ def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
     attrs = {"title": source, "license": "not stated", "citation": "not stated", "simulated": 0, "name": source}
     clean.attrs = attrs | scene.attrs
     clean.attrs["simulated"] = int(clean.attrs["simulated"])
+    clean.attrs["name"] = re.sub(r"[^\w.:-]+", "-", str(clean.attrs["name"])).strip("-.")[:60] or "scene"  # it becomes part of file names
     return clean
 
 
