@@ -68,8 +68,8 @@ def evaluate(model: PRSANet, scene: xr.Dataset, split: xr.DataArray, history: li
     curve = {key: np.stack([record[key] for record in history]).astype(np.float64) for key in history[0]}
     run = xr.Dataset(
         {
-            "confusion": (("head", "part", "class", "predicted"), counts),
-            "probe_confusion": (("modality", "class", "predicted"), probe),
+            "confusion": (("head", "part", "class", "predicted"), counts.astype(np.int32)),
+            "probe_confusion": (("modality", "class", "predicted"), probe.astype(np.int32)),
             "loss": (("epoch", "term"), curve["loss"]),
             **{key: (("epoch", "modality"), curve[key]) for key in ("s", "rho", "beta", "grad_norm", "grad_cosine")},
             "branch_accuracy": (("epoch", "watched", "modality"), curve["branch_accuracy"]),
@@ -78,10 +78,10 @@ def evaluate(model: PRSANet, scene: xr.Dataset, split: xr.DataArray, history: li
             "prototypes": (("modality", "class", "feature"), model.bank.means.cpu().numpy()),
             "features": (("sample", "modality", "feature"), z_kept[n_train:][shown]),
             "fused_features": (("sample", "fused_feature"), f_kept[n_train:][shown]),
-            "sample_label": (("sample",), truth[shown]),
+            "sample_label": (("sample",), truth[shown].astype(np.int32)),
             "cka": metrics.linear_cka(f_kept[n_train:], np.eye(k)[truth - 1]),
             "eta2": metrics.eta_squared(f_kept[n_train:], truth),
-            "map": (("y", "x"), maps[0]),
+            "map": (("y", "x"), maps[0].astype(np.int8)),
             "confidence": (("y", "x"), confidence),
         },
         coords={"epoch": np.arange(1, len(history) + 1), "modality": names, "class": classes, "predicted": classes,

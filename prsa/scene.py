@@ -147,14 +147,15 @@ def save_scene(scene: xr.Dataset, path: str | os.PathLike) -> Path:
     return path
 
 
-def atomic_netcdf(data: xr.Dataset, path: Path) -> None:
-    """Write to a temporary name beside ``path``, then rename: a reader never sees half a file."""
+def atomic_netcdf(data: xr.Dataset, path: Path, **how) -> None:
+    """Write to a temporary name beside ``path``, then rename: a reader never sees half a file. ``how``: engine and format, else compressed netCDF 4."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     os.close(handle)
-    coding = {n: {"zlib": True, "complevel": 4} for n, v in data.variables.items() if v.ndim and v.dtype.kind in "iuf"}
+    if not how:
+        how = {"engine": "h5netcdf", "encoding": {n: {"zlib": True, "complevel": 4} for n, v in data.variables.items() if v.ndim and v.dtype.kind in "iuf"}}
     try:
-        data.to_netcdf(name, engine="h5netcdf", encoding=coding)
+        data.to_netcdf(name, **how)
         os.chmod(name, 0o644)
         os.replace(name, path)
     finally:
