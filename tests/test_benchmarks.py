@@ -375,3 +375,17 @@ def test_command_line_makes_what_it_can_and_reports_the_rest(by_hand, data, tiny
     assert benchmarks.main(["trento"]) == 0 and benchmarks.main([]) == 0
     with pytest.raises(PrsaError, match="houston2018"):
         open_scene("houston")
+
+
+def test_a_benchmark_is_studied_at_full_size(tmp_path, monkeypatch):
+    """Patch 11 and 150 epochs with the full preset, a split whose buffer fits that patch, results beside those of the full study."""
+    from prsa import paths, study
+    from prsa.scene import save_scene
+
+    path = str(save_scene(make_scene(("hsi", "sar")).drop_vars("split", errors="ignore"), tmp_path / "tiny.nc"))
+    monkeypatch.setattr(study, "BENCHMARKS", {path: None})
+    monkeypatch.setenv("PRSA_RESULTS", str(tmp_path / "results"))
+    config, _, split = study.resolve(study.RunSpec(path, "prsanet", 0, "full"))
+    assert (config.patch, config.epochs, config.max_steps) == (11, 150, 0) and split.attrs["radius"] == 5
+    assert study.run_path(study.RunSpec(path, "prsanet", 0, "full")).parent == paths.results("full") / "runs"
+    assert study.resolve(study.RunSpec(path, "prsanet", 0, "quick"))[0].patch == 7
