@@ -114,7 +114,8 @@ def test_notebooks_get_what_they_declare_and_one_failure_stops_no_other(tmp_path
 
 def test_an_interrupt_ends_every_notebook_and_leaves_nothing(tmp_path):
     path = notebook(tmp_path / "01_slow.ipynb", f"open({str(tmp_path / 'started')!r}, 'w').write(str(__import__('os').getpid()))", "import time\ntime.sleep(300)")
-    code = f"from prsa.reproduce import run_notebooks; from pathlib import Path; run_notebooks([Path({str(path)!r})], Path({str(tmp_path / 'r')!r}), {{}}, 1)"
+    # a parent started in the background of a script hands down an ignored SIGINT
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from prsa.reproduce import run_notebooks; from pathlib import Path; run_notebooks([Path({str(path)!r})], Path({str(tmp_path / 'r')!r}), {{}}, 1)"
     driver = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT, stderr=subprocess.PIPE)
     _until(lambda: (tmp_path / "started").is_file() and (tmp_path / "started").read_text())
     driver.send_signal(signal.SIGINT)
