@@ -1,5 +1,6 @@
 """The grid of runs: order and errors, one result whatever the number of processes, and no harm from kill -9."""
 
+import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny import make_scene
 
 from prsa import paths, runs, save_scene
 from prsa.config import METHODS
 from prsa.errors import PrsaError
-from prsa.study import ABLATIONS, SENSITIVITY, SENSITIVITY_SEEDS, STUDY, RunSpec, grid, open_runs, run_grid, run_path
+from prsa.study import ABLATIONS, SENSITIVITY, SENSITIVITY_SEEDS, STUDY, RunSpec, _worker_setup, grid, open_runs, run_grid, run_path
 
 OVERRIDES = (("epochs", 2), ("features", 5), ("patch", 5), ("width", 6))
 TIMINGS = ("seconds", "samples_per_s", "content")
@@ -46,13 +48,13 @@ def scene_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(scene_file, tmp_path_factory):
-    """The small grid trained by two processes: folder, specs, paths, and the rounds as they were announced."""
-    folder, rounds = tmp_path_factory.mktemp("two"), []
+    """The small grid trained by two processes: folder, specs, paths."""
+    folder = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRSA_RESULTS", str(folder))
-        specs = small_specs(scene_file) + [RunSpec(str(scene_file), "concat", seed, "quick") for seed in (0, 1)]
-        where = run_grid(specs, 2, "cpu", rounds.append)
-    return folder, specs, where, rounds
+        specs = small_specs(scene_file, ("late", "prsanet", "sagf"))
+        where = run_grid(specs, 2, "cpu")
+    return folder, specs, where
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ def test_the_name_of_a_scene_cannot_lead_elsewhere(tmp_path, results, name):
 
 
 def test_one_process_gives_what_two_give(finished, results):
-    _, specs, where, _ = finished
+    _, specs, where = finished
     alone = run_grid(specs, 1, "cpu")
     assert [p.name for p in alone] == [p.name for p in where] and not set(alone) & set(where)
     assert_same_runs(alone, where)
@@ -134,8 +136,7 @@ def test_one_process_gives_what_two_give(finished, results):
 
 
 def test_runs_carry_their_names(finished):
-    _, specs, where, rounds = finished
-    assert sorted(rounds) == [0, 1], "a round is announced once, when its runs without overrides are there"
+    _, specs, where = finished
     for spec, path in zip(specs, where):
         run = runs.load_run(path)
         assert (run.attrs["method"], run.attrs["seed"], run.attrs["preset"], run.attrs["scene"]) == (spec.method, spec.seed, "quick", "tiny")
@@ -143,7 +144,7 @@ def test_runs_carry_their_names(finished):
 
 
 def test_finished_runs_are_opened_in_order_and_never_trained_again(finished, monkeypatch):
-    folder, specs, where, _ = finished
+    folder, specs, where = finished
     monkeypatch.setenv("PRSA_RESULTS", str(folder))
     before = {path: path.stat().st_mtime_ns for path in where}
     monkeypatch.setattr("prsa.study.ProcessPoolExecutor", lambda *a, **k: pytest.fail("nothing is missing, yet a process was started"))
@@ -153,7 +154,7 @@ def test_finished_runs_are_opened_in_order_and_never_trained_again(finished, mon
 
 
 def test_missing_runs_are_counted_and_named(finished, results):
-    _, specs, where, _ = finished
+    _, specs, where = finished
     with pytest.raises(PrsaError, match=f"expected {len(specs)} finished runs, {len(specs)} are missing, first {where[0].name}.*make reproduce"):
         open_runs(specs)
 
@@ -168,7 +169,7 @@ def copied(where, folder):
 
 
 def test_only_damaged_and_missing_runs_are_redone(finished, results):
-    _, specs, where, _ = finished
+    _, specs, where = finished
     here = copied(where, results)
     data = bytearray(here[1].read_bytes())
     here[0].write_bytes(data[:len(data) // 2])
@@ -185,7 +186,7 @@ def test_only_damaged_and_missing_runs_are_redone(finished, results):
 
 
 def test_a_run_that_fails_does_not_take_the_others_along(finished, scene_file, results):
-    _, specs, where, _ = finished
+    _, specs, where = finished
     bad = small_specs(scene_file, ("concat",), 1, lr=1e30)
     with pytest.raises(PrsaError, match="diverged"):
         run_grid(specs[:1] + bad + specs[1:2], 1, "cpu")
@@ -194,7 +195,7 @@ def test_a_run_that_fails_does_not_take_the_others_along(finished, scene_file, r
 
 
 def test_a_killed_worker_is_a_clear_error(finished, results):
-    _, specs, where, _ = finished
+    _, specs, where = finished
     others = {child.pid for child in multiprocessing.active_children()}
 
     def kill_one():
@@ -208,6 +209,35 @@ def test_a_killed_worker_is_a_clear_error(finished, results):
         run_grid(specs, 1, "cpu")
     killer.join()
     assert_same_runs(run_grid(specs[:1], 1, "cpu"), where[:1])
+
+
+def test_a_round_is_announced_once_when_its_runs_are_there(scene_file, results, monkeypatch):
+    class Here(concurrent.futures.Executor):
+        def __init__(self, *options):
+            pass
+
+        def submit(self, function, spec, device):
+            future = concurrent.futures.Future()
+            future.set_result(None)
+            return future
+
+    done, announced = set(), []
+    monkeypatch.setattr("prsa.study.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("prsa.study.Progress.step", lambda self, spec: done.add(spec))
+    plain = [RunSpec(str(scene_file), method, seed, "quick") for seed in range(3) for method in ("late", "concat", "sagf", "prsanet")]
+
+    def announce(seed):
+        assert {s for s in plain if s.seed == seed} <= done
+        announced.append(seed)
+
+    run_grid(plain + small_specs(scene_file, seeds=4), 1, "cpu", announce)
+    assert sorted(announced) == [0, 1, 2], "seed 3 has only runs with overrides"
+
+
+def test_a_worker_uses_one_thread(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _worker_setup) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
 
 
 PROC = Path("/proc/self/stat").exists()
@@ -254,14 +284,14 @@ def wait_for(condition, process, seconds=60):
 
 @needs_proc
 def test_kill_9_of_everything_three_times_then_again(finished, results):
-    _, specs, where, _ = finished
+    _, specs, where = finished
     folder, kept, rng = results / "quick" / "runs", {}, np.random.default_rng()
     for more in (0, 1, 2):  # runs finished since the last kill
         process = start(specs)
         wanted = min(len(kept) + more, len(specs) - 1)
         try:
             wait_for(lambda: len(list(folder.glob("*.nc"))) >= wanted and (more or len(alive(process.pid)) >= 3), process)
-            time.sleep(rng.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.05 if more else 0.5))  # soon after a file appeared: were it written in place, it would be half a file
         finally:
             kill_group(process)
         now = {path: path.stat().st_mtime_ns for path in folder.glob("*.nc")}
@@ -277,7 +307,7 @@ def test_kill_9_of_everything_three_times_then_again(finished, results):
 @needs_proc
 @pytest.mark.parametrize("moment", ["start", "work"])
 def test_no_worker_outlives_its_killed_parent(finished, results, moment):
-    _, specs, _, _ = finished
+    _, specs, _ = finished
     endless = [dataclasses.replace(s, overrides=(("epochs", 9000), ("max_steps", 0), *OVERRIDES[1:])) for s in specs[:2]]
     process = start(endless if moment == "start" else specs[:2] + endless)
     try:
