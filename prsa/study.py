@@ -185,8 +185,8 @@ def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto"
     if todo:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the workers import numpy and torch
         with ProcessPoolExecutor(min(jobs, len(todo)), multiprocessing.get_context("spawn"), _worker_setup) as pool:
-            futures = {pool.submit(train_one, spec, device): spec for spec in todo}
             try:
+                futures = {pool.submit(train_one, spec, device): spec for spec in todo}
                 for future in as_completed(futures):
                     future.result()
                     finished(futures[future])
