@@ -9,12 +9,13 @@ import xarray as xr
 
 from . import metrics
 from .config import to_json
+from .degrade import CLEAN, degraded_counts
 from .model import PRSANet
 from .predict import scene_features
 from .runs import SCHEMA
 from .scene import class_names, scene_hash
 from .splits import TEST, TRAIN, evenly, part_counts
-from .train import TERMS, WATCHED
+from .train import SOURCES, TERMS, WATCHED
 
 PARTS = ("train", "val", "test")
 PROBE_TRAIN, PROBE_TEST = 3000, 20_000  # pixels used at most by probes and separability
@@ -61,6 +62,7 @@ def evaluate(model: PRSANet, scene: xr.Dataset, split: xr.DataArray, history: li
     probe = np.stack([metrics.confusion(truth, metrics.linear_probe(z_kept[:n_train, i], label[train], z_kept[n_train:, i]), k)
                       for i in range(len(names))])
     shown = evenly(np.arange(len(test)), KEPT_FEATURES)
+    conditions, degraded = degraded_counts(model, scene, split)
     curve = {key: np.stack([record[key] for record in history]).astype(np.float64) for key in history[0]}
     run = xr.Dataset(
         {
@@ -68,7 +70,9 @@ def evaluate(model: PRSANet, scene: xr.Dataset, split: xr.DataArray, history: li
             "probe_confusion": (("modality", "class", "predicted"), probe.astype(np.int32)),
             "loss": (("epoch", "term"), curve["loss"]),
             **{key: (("epoch", "modality"), curve[key]) for key in ("s", "rho", "beta", "grad_norm", "grad_cosine")},
-            "branch_accuracy": (("epoch", "watched", "modality"), curve["branch_accuracy"]),
+            **{key: (("epoch", "watched", "modality"), curve[key]) for key in ("branch_accuracy", "probe_accuracy")},
+            "direction": (("epoch", "source", "modality"), curve["direction"]),
+            "degraded_confusion": (("condition", "class", "predicted"), degraded.astype(np.int32)),
             "accuracy": (("epoch", "watched"), curve["accuracy"]),
             "js": (("epoch",), curve["js"]),
             "prototypes": (("modality", "class", "feature"), model.bank.means.cpu().numpy()),
@@ -81,7 +85,8 @@ def evaluate(model: PRSANet, scene: xr.Dataset, split: xr.DataArray, history: li
             "confidence": (("y", "x"), confidence),
         },
         coords={"epoch": np.arange(1, len(history) + 1), "modality": names, "class": classes, "predicted": classes,
-                "head": ["fused", *names], "part": list(PARTS), "watched": list(WATCHED), "term": list(TERMS)},
+                "head": ["fused", *names], "part": list(PARTS), "watched": list(WATCHED), "term": list(TERMS), "source": list(SOURCES),
+                "condition": conditions},
     )
     return run.assign_attrs(_identity(model, scene, split), probed=1)
 
@@ -120,7 +125,9 @@ def evaluate_pixels(model, scene: xr.Dataset, split: xr.DataArray, history: list
             "probe_confusion": (("modality", "class", "predicted"), np.zeros((m, k, k), np.int32)),
             "loss": (("epoch", "term"), curve("loss", len(TERMS))),
             **{key: (("epoch", "modality"), curve(key, m)) for key in ("s", "rho", "beta", "grad_norm", "grad_cosine")},
-            "branch_accuracy": (("epoch", "watched", "modality"), curve("branch_accuracy", len(WATCHED), m)),
+            **{key: (("epoch", "watched", "modality"), curve(key, len(WATCHED), m)) for key in ("branch_accuracy", "probe_accuracy")},
+            "direction": (("epoch", "source", "modality"), curve("direction", len(SOURCES), m)),
+            "degraded_confusion": (("condition", "class", "predicted"), np.zeros((1, k, k), np.int32)),
             "accuracy": (("epoch", "watched"), curve("accuracy", len(WATCHED))),
             "js": (("epoch",), curve("js")),
             "prototypes": (("modality", "class", "feature"), np.full((m, k, 1), np.nan, np.float32)),
@@ -132,6 +139,6 @@ def evaluate_pixels(model, scene: xr.Dataset, split: xr.DataArray, history: list
             "confidence": (("y", "x"), confidence.reshape(split.shape)),
         },
         coords={"epoch": np.arange(1, epochs + 1), "modality": names, "class": classes, "predicted": classes, "head": ["fused"],
-                "part": list(PARTS), "watched": list(WATCHED), "term": list(TERMS)},
+                "part": list(PARTS), "watched": list(WATCHED), "term": list(TERMS), "source": list(SOURCES), "condition": [CLEAN]},
     )
     return run.assign_attrs(_identity(model, scene, split), probed=0)

@@ -15,13 +15,15 @@ from .errors import PrsaError
 from .scene import atomic_netcdf
 
 SCHEMA = "prsa-run-1"
-CODE = 2  # raise when training or evaluation changes what a run contains: older files are then retrained
+CODE = 3  # raise when training or evaluation changes what a run contains: older files are then retrained
 FORMAT = {"engine": "scipy", "format": "NETCDF3_64BIT"}  # opens 20 times faster than netCDF 4, and a study opens hundreds of runs
-COORDS = ("epoch", "modality", "class", "predicted", "head", "part", "watched", "term")
+COORDS = ("epoch", "modality", "class", "predicted", "head", "part", "watched", "term", "source", "condition")
 DIMS = {
     "confusion": ("head", "part", "class", "predicted"), "probe_confusion": ("modality", "class", "predicted"), "loss": ("epoch", "term"),
     "s": ("epoch", "modality"), "rho": ("epoch", "modality"), "beta": ("epoch", "modality"), "grad_norm": ("epoch", "modality"),
-    "grad_cosine": ("epoch", "modality"), "branch_accuracy": ("epoch", "watched", "modality"), "accuracy": ("epoch", "watched"), "js": ("epoch",),
+    "grad_cosine": ("epoch", "modality"), "branch_accuracy": ("epoch", "watched", "modality"),
+    "probe_accuracy": ("epoch", "watched", "modality"), "direction": ("epoch", "source", "modality"),
+    "degraded_confusion": ("condition", "class", "predicted"), "accuracy": ("epoch", "watched"), "js": ("epoch",),
     "prototypes": ("modality", "class", "feature"), "features": ("sample", "modality", "feature"), "fused_features": ("sample", "fused_feature"),
     "sample_label": ("sample",), "cka": (), "eta2": (), "map": ("y", "x"), "confidence": ("y", "x"),
 }

@@ -18,10 +18,12 @@ from .patches import PatchSource, band_statistics
 from .prototypes import imbalance_factor, optimisation_degree, push
 from .rebalance import Rule
 from .scene import class_names, modalities
+from .shadow import ShadowHeads
 from .splits import TRAIN, VAL, check_reach, evenly, split_scene
 
 TERMS = ("fused", "alignment", "prototype", "auxiliary", "rebalancing")
 WATCHED = ("train", "val")
+SOURCES = ("fused", "prototype", "total")  # gradients on z that are compared with the direction of the branch trained alone
 VAL_CAP = 512  # validation pixels looked at per epoch
 SMOOTHING = 0.9  # of the optimisation degree over batches
 
@@ -63,7 +65,7 @@ def loss_terms(model: PRSANet, rule: Rule, z: torch.Tensor, y: torch.Tensor, s: 
     weight = rule.weights(s) if config.lambda_p else torch.ones_like(s)
     terms = {"prototype": losses.prototype_loss(out["prototype"], targets, weight).mean()}
     if config.fusion != "late":
-        terms["fused"] = losses.cross_entropy(out["logits"], y).mean()
+        terms["fused"] = losses.cross_entropy(out["fused"], y).mean()
     if config.lambda_sa and "S" in out:
         terms["alignment"] = config.lambda_sa * losses.alignment_loss(out["S"], targets).mean()
     if "branch" in out:
@@ -93,6 +95,11 @@ def step_gradients(model: PRSANet, terms: dict, z: torch.Tensor, free: bool) -> 
     return on_z
 
 
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Cosine per modality between two gradients on z, (B, M, D) each -> (M,)."""
+    return F.cosine_similarity(a.transpose(0, 1).flatten(1), b.transpose(0, 1).flatten(1), dim=1)
+
+
 class Trainer:
     """State of one run: model, data on the device, streams, history."""
 
@@ -118,8 +125,11 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
         steps = max(self.epochs * self.batches + 1, 6)  # OneCycleLR divides by zero when the rise is one step, a fifth of 5
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total_steps=steps, pct_start=0.2)
+        self.shadow = ShadowHeads(len(names), config.features, len(class_names(scene)), config.lr, config.weight_decay, steps,
+                                  torch.Generator().manual_seed(stream_seed(seed, "shadow")), device)
         self.s = torch.zeros(len(names), device=device)
         self.history: list[dict] = []
+        self.rule.history = self.history
 
     def epoch(self, number: int) -> dict:
         """Train one epoch (1-based) and return its record of numpy values; nothing is read back from the device before its end."""
@@ -142,6 +152,7 @@ class Trainer:
         record = {key: value.cpu().numpy() for key, value in record.items()}
         held = self._validate()
         record["branch_accuracy"] = np.stack([record["branch_accuracy"], held["branch"]])  # (watched, M)
+        record["probe_accuracy"] = np.stack([record["probe_accuracy"], held["probe"]])
         record["accuracy"] = np.stack([record["accuracy"], held["fused"]])
         s = self.s.cpu()
         record |= {"s": s.numpy(), "rho": imbalance_factor(s).numpy() if len(s) > 1 else np.ones(1), "beta": push(s).numpy()}
@@ -166,18 +177,23 @@ class Trainer:
         on_z = step_gradients(model, terms, z, free=config.phase >= self.rule.progress)
         self.rule.to_encoders(model, encoded, on_z, y, self.streams.rule)
         norms = torch.stack([torch.nn.utils.get_total_norm([p.grad for p in model.encoders[m].parameters()]) for m in model.modalities])
-        return self._measure(terms, out, on_z, norms, y)
+        alone, probe = self.shadow.step(encoded, y)
+        return self._measure(terms, out, on_z, norms, y) | {"probe_accuracy": probe, "direction": self._directions(on_z, alone)}
+
+    def _directions(self, on_z: dict[str, torch.Tensor], alone: torch.Tensor) -> torch.Tensor:
+        """Cosine (source, M) between each gradient on z and that of the branch trained alone; NaN for a term that is off."""
+        unknown = torch.full((alone.shape[1],), torch.nan, device=self.device)
+        return torch.stack([_cosine(on_z[name], alone) if name in on_z else unknown for name in SOURCES])
 
     @torch.no_grad()
     def _measure(self, terms, out, on_z, norms, y):
-        ours, other = on_z["prototype"], on_z.get("fused", on_z.get("auxiliary"))
         nan = torch.tensor(torch.nan, device=self.device)
         branch = self.model.branch_logits(out)  # (B, M, K)
         posterior = out["A"] if "A" in out else branch.softmax(2)
         return {
             "loss": torch.stack([terms[t] if t in terms and (t != "prototype" or self.config.lambda_p) else nan for t in TERMS]),
             "grad_norm": norms,
-            "grad_cosine": F.cosine_similarity(ours.transpose(0, 1).flatten(1), other.transpose(0, 1).flatten(1), dim=1),
+            "grad_cosine": _cosine(on_z["prototype"], on_z.get("fused", on_z.get("auxiliary"))),
             "branch_accuracy": self._branches(out, y),
             "accuracy": (out["logits"].argmax(1) == y).float().mean(),
             "js": losses.jensen_shannon(posterior).mean(),
@@ -191,11 +207,16 @@ class Trainer:
     def _validate(self) -> dict:
         """Accuracy of the fused head and of every branch on the watched validation pixels (NaN without any)."""
         if not self.n_held:
-            return {"fused": np.nan, "branch": np.full(len(self.model.modalities), np.nan)}
+            return {"fused": np.nan} | dict.fromkeys(("branch", "probe"), np.full(len(self.model.modalities), np.nan))
         self.model.eval()
         index = torch.arange(self.n_train, self.n_train + self.n_held, device=self.device)
         out, y = self.model(self.patches.gather(index)), self.y[index]
-        return {"fused": (out["logits"].argmax(1) == y).float().mean().item(), "branch": self._branches(out, y).cpu().numpy()}
+        return {"fused": (out["logits"].argmax(1) == y).float().mean().item(), "branch": self._branches(out, y).cpu().numpy(),
+                "probe": self._probes(out, y).cpu().numpy()}
+
+    def _probes(self, out: dict, y: torch.Tensor) -> torch.Tensor:
+        """Accuracy (M,) of the shadow heads."""
+        return self.shadow.accuracy(out["z"], y)
 
     def run(self, on_epoch=None) -> int:
         """Train all epochs; returns the epoch whose weights the model ends with (1-based)."""
@@ -235,10 +256,13 @@ class NetworkTrainer(Trainer):
         shown = {"fused": terms["fused"].detach()} | ({"auxiliary": sum(others)} if others else {})
         unknown = self._branches(out, y)
         return {"loss": torch.stack([shown.get(t, unknown[0]) for t in TERMS]), "grad_norm": unknown, "grad_cosine": unknown,
-                "branch_accuracy": unknown, "accuracy": (out["logits"].argmax(1) == y).float().mean(), "js": unknown[0]}
+                "branch_accuracy": unknown, "probe_accuracy": unknown, "direction": unknown.expand(len(SOURCES), -1),
+                "accuracy": (out["logits"].argmax(1) == y).float().mean(), "js": unknown[0]}
 
     def _branches(self, out, y):
         return torch.full((len(self.model.modalities),), torch.nan, device=self.device)
+
+    _probes = _branches
 
 
 def fit(scene: xr.Dataset, method: str = "prsanet", split: xr.DataArray | None = None, seed: int = 0, preset: str = "full",

@@ -11,6 +11,8 @@ LONG_NAMES = ["trees", "mostly grass", "mixed ground surface", "road", "building
               "non-residential buildings", "unpaved parking lot", "water", "major thoroughfares"]
 KINDS = {"hsi": ("hyperspectral", 24, "1"), "sar": ("sar", 2, "dB"), "lidar": ("lidar", 1, "m"), "dsm": ("dsm", 1, "m"), "rgb": ("rgb", 6, "1")}
 TERMS = ["fused", "alignment", "prototype", "auxiliary", "rebalancing"]
+DEGRADED = {"cloud shadow": ((0.3, 0.05), (0.6, 0.12), (0.9, 0.3)), "noise": ((0.5, 0.04), (1, 0.1), (2, 0.25)),
+            "band loss": ((0.25, 0.02), (0.5, 0.06), (0.75, 0.15)), "missing": ((None, 0.4),)}  # strength and the accuracy it costs concat
 SKILL = {"late": 0.66, "concat": 0.70, "concat+prm": 0.715, "sagf": 0.72, "prsanet": 0.75}
 COMPARATORS = tuple(name for name in METHODS if name not in SKILL and not name.startswith("prsanet-no-"))
 
@@ -74,6 +76,12 @@ def make_run(scene="sim-sar", method="prsanet", seed=0, modalities=("hsi", "sar"
     on = {"fused": True, "alignment": "sagf" in method or "prsanet" in method, "prototype": prm, "auxiliary": False, "rebalancing": False}
     loss = np.stack([(2 - 1.6 * rise) * (0.5 + 0.2 * i) if on[term] else np.full(epochs, np.nan) for i, term in enumerate(TERMS)], 1)
 
+    more = rng.spawn(1)[0]
+    toward = np.array([0.4, 0.85, 0.8 if prm else 0.5])[:, None] + 0 * speed  # cosines (source, M), falling by a third
+    loss_of = {"none": 0.0} | {f"{modalities[0]} {kind} {strength:g}" if strength else f"{modalities[0]} {kind}": (0.7 if prm or method == "late" else 1) * cost
+                               for kind, costs in DEGRADED.items() for strength, cost in costs} | {f"{m} missing": 0.15 for m in modalities[1:]}
+    degraded = np.stack([_confusion(more, max(skill - lost, 0), np.full(classes, 80)) for lost in loss_of.values()])
+
     labels = np.arange(samples) % classes + 1
     centres = rng.normal(size=(n_mod, classes, features))
     z = centres[:, labels - 1] + (0.5 + 0.3 * np.arange(n_mod))[:, None, None] * rng.normal(size=(n_mod, samples, features))
@@ -90,6 +98,9 @@ def make_run(scene="sim-sar", method="prsanet", seed=0, modalities=("hsi", "sar"
             "grad_norm": (("epoch", "modality"), 2 * np.exp(-2 * t)[:, None] * speed[::-1] + 0.02 * rng.random((epochs, n_mod))),
             "grad_cosine": (("epoch", "modality"), 0.6 * speed - 0.5 * t[:, None] + 0.05 * rng.normal(size=(epochs, n_mod))),
             "branch_accuracy": (("epoch", "watched", "modality"), branch),
+            "probe_accuracy": (("epoch", "watched", "modality"), branch + 0.05),
+            "direction": (("epoch", "source", "modality"), (1 - t / 3)[:, None, None] * toward + 0.02 * more.normal(size=(epochs, 3, n_mod))),
+            "degraded_confusion": (("condition", "class", "predicted"), degraded),
             "accuracy": (("epoch", "watched"), np.stack([0.2 + 0.75 * rise, 0.2 + 0.6 * rise], 1) + 0.01 * rng.normal(size=(epochs, 2))),
             "js": (("epoch",), 0.5 * np.exp(-3 * t) + 0.02),
             "prototypes": (("modality", "class", "feature"), prototypes),
@@ -101,7 +112,8 @@ def make_run(scene="sim-sar", method="prsanet", seed=0, modalities=("hsi", "sar"
             "confidence": (("y", "x"), rng.beta(5, 2, (size, size)).astype(np.float32)),
         },
         coords={"epoch": np.arange(1, epochs + 1), "modality": list(modalities), "class": names, "predicted": names, "head": head,
-                "part": ["train", "val", "test"], "watched": ["train", "val"], "term": TERMS},
+                "part": ["train", "val", "test"], "watched": ["train", "val"], "term": TERMS, "source": ["fused", "prototype", "total"],
+                "condition": list(loss_of)},
         attrs={"schema": "prsa-run-1", "run_id": f"{scene}-{method}-{seed}", "scene": scene, "scene_title": f"Invented {scene}", "simulated": simulated,
                "method": method, "variant": ",".join(f"{k}={v}" for k, v in sorted(overrides.items())), "overrides": json.dumps(overrides),
                "seed": seed, "preset": "quick", "config": json.dumps({"lambda_p": 1.0, "tau_p": 0.3, "fusion": "sagf"} | overrides),
@@ -114,9 +126,10 @@ def make_run(scene="sim-sar", method="prsanet", seed=0, modalities=("hsi", "sar"
 
 def _unprobed(run, epochs):
     """The run as it is for a method without branches to look into, with a history of so many epochs."""
-    run = run.isel(epoch=slice(epochs), sample=slice(0), feature=slice(0), fused_feature=slice(0)).sel(head=["fused"])
-    unknown = {name: run[name] * np.nan for name in ("s", "rho", "beta", "grad_norm", "grad_cosine", "branch_accuracy", "js", "cka", "eta2")}
-    return run.assign(unknown | {"probe_confusion": 0 * run["probe_confusion"]}).assign_attrs(probed=0, epoch_used=epochs)
+    run = run.isel(epoch=slice(epochs), sample=slice(0), feature=slice(0), fused_feature=slice(0)).sel(head=["fused"], condition=["none"])
+    curves = ("s", "rho", "beta", "grad_norm", "grad_cosine", "branch_accuracy", "probe_accuracy", "direction", "js", "cka", "eta2")
+    unknown = {name: run[name] * np.nan for name in curves}
+    return run.assign(unknown | {name: 0 * run[name] for name in ("probe_confusion", "degraded_confusion")}).assign_attrs(probed=0, epoch_used=epochs)
 
 
 def make_study(scenes=None, seeds=5, methods=(*SKILL, "prsanet-no-alignment", "prsanet-no-prototype"), lambdas=(0.3, 3.0), **options):

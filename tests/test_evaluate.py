@@ -8,6 +8,7 @@ import torch
 from tiny import CLASSES, SMALL, every_patch, make_scene
 
 from prsa import fit, metrics, predict_map, split_scene
+from prsa.degrade import degraded_counts
 from prsa.evaluate import KEPT_FEATURES, PARTS
 from prsa.runs import load_run, save_run
 from prsa.scene import scene_hash
@@ -81,6 +82,24 @@ def test_probes_learn_on_training_pixels_and_are_counted_on_test_pixels(studied)
     assert float(run["eta2"]) == pytest.approx(metrics.eta_squared(out["f"].numpy()[test], label[test]), abs=1e-3)
 
 
+def test_counts_under_degradation_are_those_of_the_same_model_on_the_test_pixels(studied):
+    scene, split, run, model, out = studied
+    names, counts = degraded_counts(model, scene, split)
+    assert run["condition"].values.tolist() == names and names[0] == "none" and names[-3:] == [f"{m} missing" for m in NAMES]
+    np.testing.assert_array_equal(run["degraded_confusion"], counts)
+    test = split.values.ravel() == TEST
+    wanted = counted(scene["label"].values.ravel()[test], out["logits"].argmax(1).numpy()[test] + 1)
+    assert test.sum() <= 2000 and abs(counts[0] - wanted).sum() <= 2, "but for a tie between two classes"
+
+
+def test_curves_of_the_branches_probes_and_directions(studied):
+    run = studied[2]
+    assert run["probe_accuracy"].dims == run["branch_accuracy"].dims and run["source"].values.tolist() == ["fused", "prototype", "total"]
+    assert ((run["probe_accuracy"] >= 0) & (run["probe_accuracy"] <= 1)).all() and float(run["probe_accuracy"].isel(epoch=-1).min()) > 0.1
+    known = run["direction"].sel(source=["prototype", "total"]).values
+    assert (np.abs(known) <= 1 + 1e-6).all() and np.isnan(run["direction"].sel(source="fused")).all() == (run.attrs["method"] == "late")
+
+
 def test_attributes(studied):
     scene, split, run, model, _ = studied
     for name, code in (("n_train", TRAIN), ("n_val", VAL), ("n_test", TEST)):
@@ -109,7 +128,8 @@ def test_a_comparator_leaves_a_run_of_the_same_schema(two, method, tmp_path):
         np.testing.assert_array_equal(run["map"].values[inside], whole.values[inside])
     outside = split.values == 0
     assert (run["map"].values[outside] == 0).all() and np.isnan(run["confidence"].values[outside]).all()
-    assert all(np.isnan(run[name].values).all() for name in ("s", "rho", "prototypes", "branch_accuracy", "cka", "eta2"))
+    assert all(np.isnan(run[name].values).all() for name in ("s", "rho", "prototypes", "branch_accuracy", "probe_accuracy", "direction", "cka", "eta2"))
+    assert run["condition"].values.tolist() == ["none"] and not run["degraded_confusion"].values.any()
     run.attrs["run_id"] = "0" * 16
     again = load_run(save_run(run, tmp_path / "run.nc"))
     np.testing.assert_array_equal(again["confusion"], run["confusion"])

@@ -28,6 +28,8 @@ def assert_same_run(a, b):
 def in_double(trainer):
     """The same trainer in double precision, so that two ways of adding gradients agree to many digits."""
     trainer.model.double()
+    for parameter in (trainer.shadow.weight, trainer.shadow.bias):
+        parameter.data = parameter.data.double()
     trainer.patches.tables = {m: t.double() for m, t in trainer.patches.tables.items()}
     return trainer
 
@@ -239,6 +241,8 @@ def test_validation_record_is_the_accuracy_of_the_model_on_validation_pixels(two
     assert record["accuracy"][1] == pytest.approx((out["logits"].argmax(1) == y).double().mean().item())
     for i in range(2):
         assert record["branch_accuracy"][1, i] == pytest.approx((out["prototype"][:, i].argmax(1) == y).double().mean().item())
+        probe = out["z"][:, i] @ trainer.shadow.weight[i] + trainer.shadow.bias[i]
+        assert record["probe_accuracy"][1, i] == pytest.approx((probe.argmax(1) == y).double().mean().item())
 
 
 @pytest.mark.parametrize("method", ["late", "concat", "prsanet"])
@@ -273,7 +277,7 @@ def test_values_outside_training_windows_do_not_reach_the_weights(three):
 def test_validation_chooses_the_epoch(two, monkeypatch, told, best):
     trainer, seen = make_trainer(two, epochs=4, batch=64, epoch_choice="validation"), {}
     script = iter(told)
-    monkeypatch.setattr(trainer, "_validate", lambda: {"fused": next(script), "branch": np.zeros(2)})
+    monkeypatch.setattr(trainer, "_validate", lambda: {"fused": next(script), "branch": np.zeros(2), "probe": np.zeros(2)})
     chosen = trainer.run(lambda number, record: seen.update({number: weights(trainer.model)}))
     assert chosen == best
     assert_same_weights(weights(trainer.model), seen[best])
