@@ -85,6 +85,31 @@ def accuracy_rankings(table: pd.DataFrame) -> Figure:
 
 
 @styled
+def group_differences(table: pd.DataFrame) -> Figure:
+    """Difference in OA to concat of every fused method with its 95 % interval, a panel per group of scenes, from the evaluation table."""
+    table = table[table["family"].ne("single")]
+    names = list(dict.fromkeys(table["group"]))
+    methods = [m for m in dict.fromkeys(table["method"]) if m != "concat"]
+    if not methods:
+        return _only_text(axes(None, 1.0), "a difference to concat needs another method").figure
+    cols = min(3, len(names))
+    rows = -(-len(names) // cols)
+    fig, axs = panels(rows, cols, rows * _height(len(methods)) + 0.4, max(WIDTH, 2.6 * cols), sharey=True)
+    for ax, name in zip(axs.flat, names):
+        part = table[table["group"].eq(name)].set_index("method").reindex(methods).reset_index()
+        _horizontal(ax, part, "method", "d_oa", part["d_oa_lo"], part["d_oa_hi"], [method_colour(m) for m in methods], ["o"] * len(methods))
+        ax.axvline(0, color="#222222", linewidth=0.9, zorder=1)
+        first = part.dropna(subset="n_scenes").iloc[0]
+        scenes = f"{first['n_scenes']:.0f} scenes" if first["n_scenes"] > 1 else "1 scene"
+        ax.set(title=f"{name} ({'simulated' if first['simulated'] else 'real'}, {scenes}, {first['n_seeds']:.0f} seeds)")
+        ax.title.set_fontsize(8)
+    for ax in axs.flat[len(names):]:
+        ax.remove()
+    fig.supxlabel("difference in OA to concat (points), mean and 95 % interval", fontsize=9)
+    return fig
+
+
+@styled
 def rank_intervals(table: pd.DataFrame, ax=None):
     """Mean rank of every method with its 95 % interval, best on top, a colour per family, from the ranking table."""
     alone = ax is None

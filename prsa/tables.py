@@ -10,7 +10,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,16 @@ from . import leakage as audit
 from . import metrics, paths
 from .config import METHODS
 from .errors import PrsaError
+from .evaluation import COLUMNS as EVALUATION_COLUMNS
+from .evaluation import RECOVERY as RECOVERY_COLUMNS
+from .evaluation import evaluation, recovery
+from .groups import is_dial
 from .ranking import COLUMNS as RANKING_COLUMNS
 from .ranking import ranking
 from .scene import class_names, modalities
 
 BASELINE = "concat"
-FUSED_METHODS = ("late", "concat", "concat+prm", "sagf", "prsanet")  # of the study itself
+FUSED_METHODS = ("late", "concat", "pmr", "concat+prm", "sagf", "prsanet")  # of the study itself
 ABLATION = "prsanet-no-"  # methods that exist only to be compared with prsanet
 DECIMALS = 3  # of every float in the CSV files
 PUBLISHED = paths.ROOT / "results" / "reference" / "published.csv"  # numbers of the literature, see `published`
@@ -35,6 +38,8 @@ COLUMNS = {
     "datasets": "scene,title,simulated,modalities,height,width,classes,train,val,test,split,licence",
     "accuracy": "scene,simulated,method,family,n_seeds,oa_mean,oa_sd,aa_mean,aa_sd,kappa_mean,kappa_sd,d_oa,d_oa_lo,d_oa_hi",
     "per_class": "scene,method,class,n_test,accuracy_mean,accuracy_sd",
+    "evaluation": ",".join(EVALUATION_COLUMNS),
+    "recovery": ",".join(RECOVERY_COLUMNS),
     "ranking": ",".join(RANKING_COLUMNS),
     "ablation": "scene,variant,n_seeds,oa_mean,oa_sd,d_concat,d_concat_lo,d_concat_hi,d_prsanet,d_prsanet_lo,d_prsanet_hi,cka,eta2,js_final",
     "imbalance": "scene,method,modality,rho_final,branch_oa_joint,probe_oa_joint,probe_oa_alone,probe_gap",
@@ -46,6 +51,11 @@ NOTES = {
     "datasets": "Scenes: bands per modality, grid in pixels, labelled pixels of each part.",
     "accuracy": "Test pixels, points, mean ± sd over seeds; difference in OA to concat, paired by seed, with its 95 % interval.",
     "per_class": "Accuracy of each class (share of its test pixels found), points, mean ± sd over seeds.",
+    "evaluation": "Test pixels, points, mean over the scenes of a group and seeds; differences to concat, paired by scene and seed. 95 % intervals: bootstrap over "
+                  "scenes, then seeds; of a single scene Student's t over seeds.",
+    "recovery": "Probe gap: test OA in points of a linear probe on the branch trained alone minus inside the method, in concat and in the method, paired by scene "
+                "and seed, 95 % intervals as in evaluation; share of concat's gap that the method closes, where that gap is a point or more. Role: by the imbalance "
+                "factor in concat.",
     "ranking": "Mean rank of OA over scenes and seeds among the methods that every scene has (1 = best) and OA in points; difference in OA "
                "of prsanet to the method, paired by scene and seed; 95 % intervals from a bootstrap over scenes, then seeds.",
     "ablation": "OA in points, mean ± sd over seeds; differences paired by seed with 95 % intervals; linear CKA and eta squared of the fused "
@@ -60,10 +70,10 @@ NOTES = {
 }
 HEADERS = {
     "oa": "OA", "aa": "AA", "kappa": "kappa", "d_oa": "difference in OA", "d_concat": "to concat", "d_prsanet": "to prsanet", "n_seeds": "seeds",
-    "rank": "mean rank", "n_scenes": "scenes",
-    "cka": "CKA", "eta2": "eta squared", "js_final": "JS (nats)", "rho_final": "imbalance factor", "branch_oa_joint": "branch OA",
+    "rank": "mean rank", "n_scenes": "scenes", "n_settings": "settings",
+    "cka": "CKA", "eta2": "eta squared", "js_final": "JS (nats)", "rho_final": "imbalance factor", "rho": "imbalance factor", "branch_oa_joint": "branch OA",
     "probe_oa_joint": "probe OA, joint", "probe_oa_alone": "probe OA, alone", "probe_gap": "alone - joint", "n_test": "test pixels",
-    "n_train": "training pixels", "split_kind": "split",
+    "gap_concat": "gap in concat", "gap": "gap", "d_aa": "difference in AA", "n_train": "training pixels", "split_kind": "split",
     "share_overlap": "test overlap", "share_val_overlap": "validation overlap", "distance_median": "median distance", "oa_all": "OA, all",
     "oa_clean": "OA, no overlap", "oa_overlap": "OA, overlap",
     "params": "parameters", "macs_patch": "MACs per patch", "macs_pixel": "MACs per pixel",
@@ -342,7 +352,7 @@ def readable(table: pd.DataFrame, name: str = "") -> pd.DataFrame:
         elif column == "simulated":
             cells = ["yes" if v else "no" for v in values]
         elif values.dtype.kind == "f":
-            cells = [_number(v, 1 if "oa" in column or "gap" in column else DECIMALS) for v in values]
+            cells = [_number(v, 1 if any(part in column for part in ("oa", "aa", "kappa", "gap")) else DECIMALS) for v in values]
         else:
             cells = [f"{v:,}" if values.dtype.kind == "i" else str(v) for v in values]
         out[headers.get(stem, stem)] = [cell or "–" for cell in cells]
@@ -353,20 +363,6 @@ def markdown(table: pd.DataFrame) -> str:
     """A Markdown table of the cells as they are; see `readable`."""
     rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     return "".join("| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |\n" for row in rows)
-
-
-def markdown_accuracy(table: pd.DataFrame) -> str:
-    """Compact table for the README from the accuracy frame: a row per method of the study itself; per scene OA ± sd and its difference to concat."""
-    single = [m for _, part in table.groupby("scene", sort=False) for m in takewhile(lambda m: m not in FUSED_METHODS, part["method"])]
-    table = table[table["method"].isin([*single, *FUSED_METHODS])]
-    methods = method_order(table["method"], dict.fromkeys(single))
-    out = {"method": methods}
-    for scene, part in table.groupby("scene", sort=False):
-        cells = readable(part).set_index("method")
-        label = f"{scene} (simulated)" if part["simulated"].iloc[0] else scene
-        out[f"{label}: OA"] = [cells["OA"].get(m, "–") for m in methods]
-        out[f"{scene}: to concat"] = ["–" if m == BASELINE else cells["difference in OA"].get(m, "–") for m in methods]
-    return markdown(pd.DataFrame(out))
 
 
 def _latex(table: pd.DataFrame) -> str:
@@ -403,13 +399,15 @@ def write_text(text: str, path: Path) -> Path:
 def write_all(run_datasets: Iterable[xr.Dataset], scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray], out_dir) -> list[Path]:
     """Write the tables of `COLUMNS` as .csv, .md and .tex and return their paths; scenes appear in the order of ``scenes``.
 
+    Runs of the imbalance dial (`prsa.dial` has tables of its own) are left out, unless ``scenes`` names their scene.
     Raises `PrsaError`, with nothing written, when seeds cannot be paired or a run is given twice.
     """
     place = {name: i for i, name in enumerate(scenes)}
-    runs = sorted(run_datasets, key=lambda run: (place.get(run.attrs["scene"], len(place)), run.attrs["scene"]))
+    asked = [run for run in run_datasets if run.attrs["scene"] in scenes or not is_dial(run.attrs["scene"])]
+    runs = sorted(asked, key=lambda run: (place.get(run.attrs["scene"], len(place)), run.attrs["scene"]))
     table = scores(runs)
     tables = {"datasets": datasets(scenes, splits), "leakage": audit.leakage(_defaults(runs), scenes, splits.values())}
-    for make in (accuracy, per_class, ranking, ablation, imbalance, sensitivity, complexity):
+    for make in (accuracy, evaluation, recovery, per_class, ranking, ablation, imbalance, sensitivity, complexity):
         tables[make.__name__] = make(table)
     paths = []
     for name, frame in tables.items():

@@ -1,6 +1,5 @@
 """Tables against numbers worked out from the runs by hand, and the files they are written to."""
 
-import io
 import random
 import subprocess
 import sys
@@ -222,24 +221,6 @@ def test_readable_markdown_and_latex(tmp_path):
     assert text.iloc[0].tolist() == ["a_b|c", "yes", "concat", "study", "3", "81.2 ± 0.3", "80.0", "0.5 ± 0.1", "+0.0 [0.0, 1.2]"]
     assert "| a_b\\|c | yes |" in tables.markdown(text)
     assert r"a\_b|c & yes & concat & study & 3 & 81.2 $\pm$ 0.3 & 80.0 & 0.5 $\pm$ 0.1" in tables._latex(text)
-
-
-def test_readme_table_is_a_function_of_the_csv_file(runs, world, tmp_path):
-    tables.write_all(runs, *world, tmp_path)
-    text = tables.markdown_accuracy(pd.read_csv(tmp_path / "accuracy.csv"))
-    rows = [[c.strip() for c in line.strip("|\n ").split("|")] for line in io.StringIO(text)]
-    assert rows[0][1] == "sim-sar (simulated): OA"
-    assert [row[0] for row in rows[2:]] == ["hsi", "sar", "lidar", "rgb", "late", "concat", "concat+prm", "sagf", "prsanet"]
-    assert rows[3][3] == "–" and rows[7][2] == "–"  # no SAR in the second scene; concat is the reference
-    mean, sd = np.mean([naive_oa(r) for r in pick(runs, "sim-sar", "prsanet")]), np.std([naive_oa(r) for r in pick(runs, "sim-sar", "prsanet")], ddof=1)
-    assert rows[-1][1] == f"{mean:.1f} ± {sd:.1f}"
-
-
-def test_readme_table_shows_the_study_only(runs):
-    more = [make_run(name, method, seed, modalities) for name, modalities in SCENES.items() for seed in range(3) for method in ("mft", "aux", "rf")]
-    assert tables.markdown_accuracy(tables.accuracy(tables.scores(runs + more))) == tables.markdown_accuracy(tables.accuracy(tables.scores(runs)))
-    old = tables.accuracy(tables.scores(runs)).drop(columns="family")  # a file written before there were families
-    assert tables.markdown_accuracy(old).count("\n") == 2 + 4 + len(SKILL)
 
 
 LITERATURE = pd.read_csv(tables.PUBLISHED)
