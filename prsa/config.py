@@ -20,6 +20,8 @@ class Config:
     fusion: str = "concat"  # one of prsa.fusion.FUSIONS, or "late": separate nets, summed log-probabilities
     tau_s: float = 0.1  # temperature of the modality-to-category edges S
     rounds: int = 1  # message-passing rounds of SAGF
+    anchors: str = "learned"  # category nodes of SAGF, one of prsa.fusion.ANCHORS
+    vote: float = 0.0  # weight of the branches' mean log-probability over the anchors beside that of the fused head, at prediction only
     dropout: float = 0.0  # on the fused feature f
     # loss terms
     lambda_sa: float = 0.0  # weight of the semantic alignment loss

@@ -28,6 +28,8 @@ class PRSANet(nn.Module):
         super().__init__()
         if config.fusion != "late" and config.fusion not in FUSIONS:
             raise PrsaError(f"unknown fusion {config.fusion!r}. Expected one of {', '.join(FUSIONS)} or late.")
+        if config.vote and config.fusion != "sagf":
+            raise PrsaError(f"vote={config.vote} asks the branches about the anchors: expected fusion='sagf', got {config.fusion!r}. Fix: vote=0.")
         self.config, self.bands, self.classes = config, dict(bands), list(classes)
         self.modalities = list(bands)
         self.sides = config.patches(self.modalities)
@@ -42,7 +44,7 @@ class PRSANet(nn.Module):
         self.bank = PrototypeBank(n, k, d, config.momentum, config.metric, config.tau_p)
         self.fusion = self.head = None
         if config.fusion != "late":
-            extra = {"tau": config.tau_s, "rounds": config.rounds} if config.fusion == "sagf" else {}
+            extra = {"tau": config.tau_s, "rounds": config.rounds, "anchors": config.anchors} if config.fusion == "sagf" else {}
             self.fusion = made(lambda: FUSIONS[config.fusion](n, d, k, **extra), "fusion")
             self.head = made(lambda: nn.Linear(self.fusion.size, k), "head")
         self.branch_heads = nn.ModuleDict()
@@ -73,7 +75,7 @@ class PRSANet(nn.Module):
         return torch.stack([self.encoders[m](x[m]).flatten(1) for m in self.modalities], dim=1)
 
     def classify(self, z: torch.Tensor, drop: torch.Tensor | None = None, keep: torch.Tensor | None = None) -> dict:
-        """z (B, M, D) -> dict: ``logits`` (B, K), ``f``, ``branch`` (B, M, K) if there are branch heads, ``prototype`` (B, M, K), and the fusion's own.
+        """z (B, M, D) -> dict: ``logits`` (B, K) to predict with, ``fused`` (B, K) of the fused head alone, which the loss trains, ``f``, ``branch`` (B, M, K) if there are branch heads, ``prototype`` (B, M, K), and the fusion's own.
 
         ``drop`` (B, F): dropout mask already scaled, made by the caller's own random stream; ``keep`` (B, M): factors of z that only the fusion sees.
         """
@@ -83,12 +85,16 @@ class PRSANet(nn.Module):
             out["branch"] = torch.stack([self.branch_heads[m](z[:, i].contiguous()) for i, m in enumerate(self.modalities)], dim=1)  # (B, M, K)
         if self.fusion is None:
             return out | {"f": z.flatten(1), "logits": out["branch"].log_softmax(2).sum(1)}
-        out |= self.fusion(z if keep is None else z * keep[:, :, None])
+        seen = z if keep is None else z * keep[:, :, None]
+        out |= self.fusion(seen, self.bank.means) if self.config.fusion == "sagf" else self.fusion(seen)
         f = out["f"] if drop is None else out["f"] * drop
         logits = self.head(f)  # (B, K)
         if "bonus" in out:
             logits = logits + out["bonus"]
-        return out | {"logits": logits}
+        voted = logits
+        if self.config.vote:
+            voted = logits.log_softmax(1) + self.config.vote * out["S"].log_softmax(2).mean(1)
+        return out | {"fused": logits, "logits": voted}
 
     def forward(self, x: dict[str, torch.Tensor]) -> dict:
         """x[m] (B, C_m, p_m, p_m) -> the dict of `classify` with ``z`` (B, M, D)."""

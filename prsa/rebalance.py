@@ -16,11 +16,12 @@ from .prototypes import imbalance_factor, optimisation_degree, push
 class Rule:
     """PRM with IIPL, METHOD 3 and 4 (ours): the weight of every modality's prototype loss; the base of all other rules.
 
-    ``progress`` is the share of the epochs up to and including the present one, 0 to 1; the training loop sets it.
+    ``progress`` is the share of the epochs up to and including the present one, 0 to 1, and ``history`` the records of the finished ones; the
+    training loop sets both.
     """
 
     def __init__(self, config: Config):
-        self.config, self.progress = config, 0.0
+        self.config, self.progress, self.history = config, 0.0, []
 
     def keep(self, batch: int, modalities: int, rng: torch.Generator) -> torch.Tensor | None:
         """Factors (B, M) of the features z on their way into the fusion, drawn on the CPU from ``rng``; None leaves them alone."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from prsa.config import make_config
+from prsa.errors import PrsaError
 from prsa.fusion import FUSIONS, SAGF
 from prsa.model import PRSANet
 
@@ -147,3 +148,39 @@ def test_plain_fusions(M):
         wanted = {"concat": concat, "sum": sum(z[b]), "gated": sum(open_[m] * z[b, m] for m in range(M)), "attention": torch.cat(rows)}
         for name, value in wanted.items():
             torch.testing.assert_close(made[name](z)["f"][b], value)
+
+
+def test_simplex_anchors_are_fixed_and_equally_far_apart():
+    fusion = SAGF(2, D, K, anchors="simplex")
+    cosines = fusion.anchors @ fusion.anchors.T
+    torch.testing.assert_close(cosines, torch.where(torch.eye(K).bool(), 1.0, -1 / (K - 1)), atol=1e-5, rtol=0)
+    assert "anchors" not in dict(fusion.named_parameters())
+    with pytest.raises(PrsaError, match="features >= 7, got 5"):
+        SAGF(2, D, 7, anchors="simplex")
+
+
+def test_prototype_anchors_are_the_mean_of_the_projected_prototypes():
+    torch.manual_seed(0)
+    fusion, z, prototypes = SAGF(2, D, K, tau=0.4, anchors="prototype"), torch.randn(B, 2, D), torch.randn(2, K, D)
+    S = fusion(z, prototypes)["S"]
+    for b, m, k in itertools.product(range(B), range(2), range(K)):
+        node = sum((c := prototypes[n, k] / prototypes[n, k].norm() @ fusion.project[n]) / c.norm() for n in range(2)) / 2
+        u = z[b, m] @ fusion.project[m]
+        assert S[b, m, k].item() == pytest.approx((u @ node / (u.norm() * node.norm()) / 0.4).item(), abs=1e-4)
+
+
+def test_unknown_anchors_are_named():
+    with pytest.raises(PrsaError, match="unknown anchors 'stars'.*simplex"):
+        SAGF(2, D, K, anchors="stars")
+
+
+def test_the_vote_changes_what_is_predicted_and_not_what_is_trained():
+    torch.manual_seed(0)
+    z = torch.randn(B, 2, 64)
+    plain, voting = (PRSANet({"hsi": 6, "sar": 2}, list("abc"), make_config("prsanet", vote=vote)).eval().classify(z) for vote in (0.0, 2.0))
+    torch.testing.assert_close(plain["logits"], plain["fused"])
+    torch.testing.assert_close(voting["fused"], plain["fused"])
+    expected = plain["fused"].log_softmax(1) + 2 * (plain["S"][:, 0].log_softmax(1) + plain["S"][:, 1].log_softmax(1)) / 2
+    torch.testing.assert_close(voting["logits"], expected)
+    with pytest.raises(PrsaError, match="vote=1.0.*expected fusion='sagf', got 'concat'"):
+        PRSANet({"hsi": 6, "sar": 2}, list("abc"), make_config("concat", vote=1.0))
