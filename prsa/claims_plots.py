@@ -1,17 +1,54 @@
-"""The figure of the claims ledger (`prsa.claims`): effects with intervals. Table in, figure out."""
+"""Figures of the claims ledger (`prsa.claims`): effects with intervals, and all verdicts at a glance. Table in, figure out."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from .claims import SMALLEST, unit
+from .claims import SMALLEST, matrix, unit
 from .style import legend_below, panels, styled
 
 LOOKS = {"supported": ("#0072B2", "o"), "not supported": ("#7F7F7F", "s"), "reversed": ("#D55E00", "D")}  # verdict -> colour, marker
-AXES = {"points": "effect (points)", "0 to 1": "effect (scale from 0 to 1)", "nats": "effect (nats)", "log2": "effect (doublings)"}
+AXES = {"points": "effect (points)", "0 to 1": "effect (scale from 0 to 1)", "nats": "effect (nats)", "log2": "effect (doublings)", "cosine": "effect (cosine)",
+        "rank correlation": "rank correlation"}
 WIDE, LINE = 7.0, 0.175  # inches: width of the figure, height of a row
+
+
+UNITS = {"points": "points", "0 to 1": "of 1", "nats": "nats", "log2": "doublings", "cosine": "cosine", "rank correlation": "correlation"}
+PALE = {"supported": "#CFE2F3", "not supported": "#EDEDED", "reversed": "#F9D3BE"}
+
+
+@styled
+def verdicts(ledger: pd.DataFrame) -> Figure:
+    """The whole ledger as one picture: a row per effect, a column per group of scenes, the effect written in a cell coloured by its verdict."""
+    table = matrix(ledger)
+    names = list(dict.fromkeys(table["scene"]))
+    lines = [line for claim, rows in table.groupby("claim", sort=False) for line in ((claim, None), *((claim, row) for row in dict.fromkeys(rows["row"])))]
+    fig, axs = panels(1, 1, LINE * (len(lines) + 3) + 0.4, 4.4 + 0.72 * len(names))
+    ax, cells = axs[0, 0], table.set_index(["claim", "row", "scene"])
+    labels = []
+    for y, (claim, row) in enumerate(lines):
+        labels.append(claim if row is None else f"{row.rsplit(' (', 1)[0]} ({UNITS[unit(row)]})")
+        for x, name in enumerate(names):
+            if row is not None and (claim, row, name) in cells.index:
+                cell = cells.loc[(claim, row, name)]
+                ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=PALE[cell["verdict"]], linewidth=0))
+                ax.text(x, y, f"{cell['effect']:+.1f}" if unit(row) == "points" else f"{cell['effect']:+.2f}", ha="center", va="center", fontsize=7.5,
+                        color=LOOKS[cell["verdict"]][0] if cell["verdict"] != "not supported" else "#444444",
+                        fontweight="normal" if cell["verdict"] == "not supported" else "bold")
+    ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(lines) - 0.5, -0.5))
+    ax.set_xticks(range(len(names)), names)
+    ax.xaxis.tick_top()
+    ax.set_yticks(range(len(lines)), labels)
+    for label, (_, row) in zip(ax.get_yticklabels(), lines):
+        label.set_fontweight("bold" if row is None else "normal")
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    legend_below(fig, [Patch(color=PALE[v], label=v) for v in PALE if v in set(ledger["verdict"])], "effect, positive where the claim holds")
+    return fig
 
 
 def _lines(part: pd.DataFrame) -> list:
