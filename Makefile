@@ -39,7 +39,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help env quick reproduce test lab data bench tune reference clean
+.PHONY: help env quick reproduce test lab data bench tune research reference clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -52,12 +52,13 @@ help:
 	@echo "make data       download and check public scenes, e.g. SCENES=\"houston2013 augsburg\""
 	@echo "make bench      measure training and mapping speed; into results/bench"
 	@echo "make tune       choose every method's own setting again, on development scenes; results/tuning.csv"
+	@echo "make research   repeat the search for PRSANet's configuration, on development scenes; results/research.csv"
 	@echo "make reference  copy tables and measurements to results/reference and renew the README from them"
 	@echo "make clean      remove $(ENV), results/quick and caches; finished runs of the full study stay"
 	@echo
 	@echo "Variables of quick and reproduce (default):"
-	@echo "  SCENES   names or .nc files, space separated (the embedded simulated scenes)"
-	@echo "  SEEDS    runs per scene and method (5; quick: 2)"
+	@echo "  SCENES   names or .nc files, space separated (three embedded scenes of each kind; quick: sim-sar)"
+	@echo "  SEEDS    runs per scene and method (3; quick: 2)"
 	@echo "  JOBS     processes at a time (one per core)"
 	@echo "  DEVICE   auto, cpu, cuda or mps (auto)"
 	@echo "  METHODS  methods to compare, space separated (those of the study; all: and everything compared with)"
@@ -111,6 +112,9 @@ bench: $(STAMP)
 
 tune: $(STAMP)
 	@$(PY) -m prsa.tuning
+
+research: $(STAMP)
+	@$(PY) -m prsa.research
 
 reference: $(STAMP)
 	@$(PY) -m prsa.reference

@@ -15,18 +15,27 @@ from . import paths, tables
 from .errors import PrsaError
 
 REFERENCE = paths.ROOT / "results" / "reference"
-STUDY = ("tables/*.csv", "figures/accuracy_ranking.png", "figures/claims.png", "timing.json")
+STUDY = ("tables/*.csv", "figures/group_differences.png", "figures/claims.png", "figures/robustness_*.png", "figures/dial_*.png", "timing.json")
 COMPARISON = ("tables/datasets.csv", "tables/accuracy.csv", "tables/ranking.csv", "tables/complexity.csv", "figures/accuracy_ranking.png",
               "figures/rank_intervals.png", "figures/critical_difference.png", "timing.json")
-MEASURED = ("bench/training.json", "bench/mapping.json", "bench/complexity.csv", "bench/speed.png", "tuning.csv")  # as far as there are any
+MEASURED = ("bench/training.json", "bench/mapping.json", "bench/complexity.csv", "bench/speed.png", "tuning.csv", "research.csv")  # as far as there are any
 
 
 def results_block(reference: Path) -> str:
-    """OA per method and its difference to concat, a pair of columns per scene."""
-    accuracy = pd.read_csv(reference / "tables" / "accuracy.csv")
-    seeds = " or ".join(str(n) for n in sorted(set(accuracy["n_seeds"])))
-    return (f"Test OA in points, mean ± sd over {seeds} seeds, and its difference to `concat`, paired by seed, with its 95 % interval.\n\n"
-            f"{tables.markdown_accuracy(accuracy)}")
+    """OA per method and its difference to concat over the scenes of a kind, a pair of columns per group."""
+    evaluation = pd.read_csv(reference / "tables" / "evaluation.csv")
+    evaluation = evaluation[evaluation["method"].isin([*tables.FUSED_METHODS, *evaluation.loc[evaluation["family"].eq("single"), "method"]])]
+    single = dict.fromkeys(evaluation.loc[evaluation["family"].eq("single"), "method"])
+    shown, groups = pd.DataFrame({"method": tables.method_order(evaluation["method"], single)}), []
+    for name, part in evaluation.groupby("group", sort=False):
+        cells = tables.readable(part).set_index("method").reindex(shown["method"])
+        shown[f"{name}: OA"] = cells["OA"].str.partition(" [")[0].fillna("–").to_numpy()
+        shown[f"{name}: to concat"] = ["–" if m == tables.BASELINE or pd.isna(cell) else cell for m, cell in cells["difference in OA"].items()]
+        first = part.iloc[0]
+        kind = f"{first['n_scenes']} simulated scene{'s' * (first['n_scenes'] > 1)}" if first["simulated"] else "real"
+        groups.append(f"`{name}` ({kind}, {first['n_seeds']} seeds)")
+    return (f"Test OA in points, mean over scenes and seeds, and its difference to `concat`, paired by scene and seed, with its 95 % interval "
+            f"(several scenes: bootstrap over scenes, then seeds; one scene: Student's t over seeds): {', '.join(groups)}.\n\n{tables.markdown(shown)}")
 
 
 def comparison_block(reference: Path) -> str:

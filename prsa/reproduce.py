@@ -22,7 +22,8 @@ from . import paths
 from .errors import PrsaError
 
 KERNEL = "prsa"  # registered by `make env` inside the environment
-DEFAULTS = {"full": (("sim-sar", "sim-lidar", "sim-tri"), 5), "quick": (("sim-sar",), 2)}  # preset: scenes, seeds
+_EVALUATION = tuple(f"sim-{kind}{seed}" for kind in ("sar", "lidar", "tri") for seed in ("", ":1", ":2"))
+DEFAULTS = {"full": (_EVALUATION, 3), "quick": (("sim-sar",), 2)}  # preset: scenes, seeds
 
 
 def plain(parameters: dict) -> dict:
@@ -209,6 +210,8 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
     pick_device(device)
     scenes = [_absolute(scene) for scene in scenes]
     specs = study.grid(scenes, methods, seeds, preset)
+    dial = study.dial_grid(scenes, seeds, preset) if methods is None else []
+    everything = list(dict.fromkeys(specs + dial))
     opened, splits = {}, {}
     for source in dict.fromkeys(scenes):
         scene, split = study.scene_and_split(source, preset)
@@ -216,7 +219,7 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
         if name in opened:
             raise PrsaError(f"SCENES: expected different names, got {name!r} twice, the second from {source}. Fix: change the file's attribute 'name'.")
         opened[name], splits[name] = scene, split
-    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9A][0-9]_*.ipynb"))  # A: appendices
     for notebook in notebooks:
         declared(notebook)
     results = paths.results(preset)
@@ -233,16 +236,16 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
         first.append((time.monotonic() - start) / 60)
         print(f"{chr(10) * sys.stderr.isatty()}seed {seed} finished: tables of {write_tables()} of {seeds} seeds in {results / 'tables'}", flush=True)
 
-    print(f"{len(specs)} runs ({', '.join(opened)}; {seeds} seeds; preset {preset}), {jobs} at a time", flush=True)
-    fresh = not any(study.run_path(spec).is_file() for spec in specs)
-    study.run_grid(specs, jobs, device, on_round)
+    print(f"{len(everything)} runs ({', '.join(opened)}; {seeds} seeds; preset {preset}), {jobs} at a time", flush=True)
+    fresh = not any(study.run_path(spec).is_file() for spec in everything)
+    study.run_grid(everything, jobs, device, on_round)
     write_tables()
     print(f"executing {len(notebooks)} notebooks", flush=True)
     parameters = {"scenes": scenes, "seeds": seeds, "preset": preset, "jobs": jobs, "device": device, "methods": methods}
     run_notebooks(notebooks, results, parameters, jobs, lambda line: print(line, flush=True))
     minutes = (time.monotonic() - start) / 60
     if fresh:  # the time of a resumed study says nothing
-        timing = {"minutes": round(minutes, 1), "first_table_minutes": round(first[0], 1), "runs": len(specs), "scenes": list(opened), "seeds": seeds,
+        timing = {"minutes": round(minutes, 1), "first_table_minutes": round(first[0], 1), "runs": len(everything), "scenes": list(opened), "seeds": seeds,
                   "jobs": jobs, "cores": cores(), "device": str(pick_device(device))}
         tables.write_text(json.dumps(timing, indent=1) + "\n", results / "timing.json")
     print(f"done in {minutes:.1f} min. In {results}:\n  tables/     CSV, Markdown, LaTeX\n  figures/    PNG, PDF\n"
@@ -260,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _Parser(prog="python -m prsa.reproduce", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--preset", choices=tuple(DEFAULTS), default="full", help="full: the study; quick: the same in minutes")
     parser.add_argument("--scenes", nargs="+", help="names of embedded scenes or .nc files (default: by preset)")
-    parser.add_argument("--seeds", type=int, help="runs per scene and method (default: 5; quick: 2)")
+    parser.add_argument("--seeds", type=int, help="runs per scene and method (default: 3; quick: 2)")
     parser.add_argument("--jobs", type=int, default=cores(), help="processes at a time (default: one per core)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument("--methods", nargs="+", help="methods to compare (default: those of the study)")

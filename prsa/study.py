@@ -19,15 +19,19 @@ from . import paths, runs
 from .benchmarks import BENCHMARKS
 from .config import METHODS, Config, make_config, to_json
 from .errors import PrsaError
+from .groups import firsts, is_dial
 from .scene import modalities, open_scene, scene_hash
-from .simulate import EMBEDDED
+from .simulate import EMBEDDED, scene_name
 from .splits import split_scene
 
-STUDY = ("late", "concat", "concat+prm", "sagf", "prsanet")
+STUDY = ("late", "concat", "pmr", "concat+prm", "sagf", "prsanet")
 ABLATIONS = tuple(name for name in METHODS if name.startswith("prsanet-no-"))
 COMPARATORS = tuple(name for name in METHODS if name not in (*STUDY, *ABLATIONS))  # trained by METHODS=all
 SENSITIVITY = {"lambda_p": (0.1, 1.0), "base": (0.0, 3.0), "tau_p": (0.1, 1.0), "lambda_sa": (0.1, 1.0)}
 SENSITIVITY_SEEDS = 2  # on the first scene of the study
+DIAL = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # settings of the imbalance dial, see `prsa.simulate`
+DIAL_METHODS = ("late", "concat", "pmr", "prsanet")
+DIAL_SEEDS = 3  # at most: the dial has many settings
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,9 @@ def run_path(spec: RunSpec) -> Path:
 
 
 def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, preset: str = "full") -> list[RunSpec]:
-    """The runs of a study, seed by seed so that a first table is there early.
+    """The runs of a study, seed by seed so that a first table is there early; those of the dial are `dial_grid`'s.
 
-    ``methods=None``: the study's, with ablations and sensitivity; ``["all"]``: the study's and everything they are compared with.
+    ``methods=None``: the study's, with ablations on the first scene of every group and sensitivity on the first of all; ``["all"]``: the study's and everything they are compared with.
 
     Raises `PrsaError` for seeds < 1, no scene, and unknown methods.
     """
@@ -101,12 +105,25 @@ def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, pr
         chosen.insert(0, "late")  # the probe gap compares with branches trained alone
     scenes = list(dict.fromkeys(scenes))
     whole = methods is None and preset == "full"
-    chosen += ABLATIONS if whole else ()
-    specs = [RunSpec(scene, method, seed, preset) for seed in range(seeds) for scene in scenes for method in chosen]
+    extra = dict.fromkeys(firsts(scenes), ABLATIONS) if whole else {}
+    specs = [RunSpec(scene, method, seed, preset) for seed in range(seeds) for scene in scenes for method in (*chosen, *extra.get(scene, ()))]
     if whole:
         specs += [RunSpec(scenes[0], "prsanet", seed, preset, ((key, value),))
                   for seed in range(min(seeds, SENSITIVITY_SEEDS)) for key, values in SENSITIVITY.items() for value in values]
     return specs
+
+
+def dial_grid(scenes: list[str], seeds: int = 5, preset: str = "full") -> list[RunSpec]:
+    """The runs of the imbalance dial: those of ``scenes`` that are plain names of simulated kinds, at every setting of `DIAL`, by `DIAL_METHODS`.
+
+    A kind's own setting is the scene of the study itself, and so are its runs. Other scenes give no runs. There are
+    `DIAL_SEEDS` seeds at most; the quick preset keeps to both ends and one seed. Raises `PrsaError` for seeds < 1.
+    """
+    if seeds < 1:
+        raise PrsaError(f"SEEDS: expected 1 or more, got {seeds}.")
+    settings, repeats = ((DIAL[0], DIAL[-1]), 1) if preset == "quick" else (DIAL, min(seeds, DIAL_SEEDS))
+    names = [scene_name(kind, 0, dial) for kind in dict.fromkeys(scenes) if kind in EMBEDDED for dial in settings]
+    return [RunSpec(name, method, seed, preset) for name in names for seed in range(repeats) for method in DIAL_METHODS]  # by scene: few are kept open
 
 
 def _worker_setup():
@@ -160,7 +177,7 @@ def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto"
     """Train what is missing of these runs and return all paths, in the order of ``specs``.
 
     ``jobs`` processes (default: the cores) with one thread each; ``on_round(seed)`` is called when all runs of a seed without overrides
-    are there. An interrupted grid goes on where it stopped. Raises `PrsaError` for jobs < 1, bad specs and workers that died.
+    and outside the dial are there. An interrupted grid goes on where it stopped. Raises `PrsaError` for jobs < 1, bad specs and workers that died.
     """
     from .train import pick_device
 
@@ -174,7 +191,7 @@ def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto"
             if time.time() - stale.stat().st_mtime > 600:
                 stale.unlink(missing_ok=True)
     todo = [spec for spec in dict.fromkeys(specs) if not runs.is_finished(where[spec])]
-    rounds = {seed: {s for s in todo if s.seed == seed and not s.overrides} for seed in sorted({s.seed for s in specs})}
+    rounds = {seed: {s for s in todo if s.seed == seed and not s.overrides and not is_dial(s.scene)} for seed in sorted({s.seed for s in specs})}
     progress = Progress(len(where), len(where) - len(todo))
 
     def finished(spec):

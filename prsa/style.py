@@ -27,7 +27,7 @@ CLASS_COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#3C1E00", "#000F87", "#5A0F4B",
     "#78FF96", "#0069F0", "#964B2D", "#C3A55A", "#695A69", "#96D2A5", "#3C96FF", "#1E3C87", "#871E3C", "#E1D2FF",
 )
-METHOD_COLOURS = {"late": "#7F7F7F", "concat": "#0072B2", "concat+prm": "#56B4E9", "sagf": "#999933", "prsanet": "#D55E00"}
+METHOD_COLOURS = {"late": "#7F7F7F", "concat": "#0072B2", "pmr": "#882255", "concat+prm": "#56B4E9", "sagf": "#999933", "prsanet": "#D55E00"}
 MODALITY_COLOURS = {"hsi": "#009E73", "sar": "#CC79A7", "lidar": "#E69F00", "dsm": "#E69F00", "chm": "#E69F00", "rgb": "#882255"}
 SPARE_COLOURS = ("#882255", "#44AA99", "#332288", "#E69F00", "#CC79A7", "#009E73", "#661100", "#6699CC")
 # family of methods -> colour, marker, label; a late fusion and the single modalities are of the study and share its marker

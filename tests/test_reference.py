@@ -2,9 +2,11 @@
 
 import json
 
+import pandas as pd
 import pytest
+from synthetic import SKILL, make_run, make_study
 
-from prsa import paths, reference
+from prsa import evaluation, paths, reference, tables
 from prsa.errors import PrsaError
 
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
@@ -14,14 +16,32 @@ def test_readme_blocks_are_made_from_the_reference_files():
     assert reference.with_blocks(README) == README, "run make reference"
 
 
-def test_a_changed_number_would_show(tmp_path):
-    text = (reference.REFERENCE / "tables" / "accuracy.csv").read_text().splitlines()
-    cells = text[-1].split(",")
-    cells[text[0].split(",").index("oa_mean")] = "12.345"
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "accuracy.csv").write_text("\n".join([*text[:-1], ",".join(cells)]) + "\n")
-    assert "12.3" in reference.results_block(tmp_path)
-    assert reference.results_block(tmp_path) not in README
+def evaluated(tmp_path, runs):
+    (tmp_path / "tables").mkdir(exist_ok=True)
+    tables.write_text(tables.csv_text(evaluation.evaluation(tables.scores(runs))), tmp_path / "tables" / "evaluation.csv")
+    return reference.results_block(tmp_path)
+
+
+SCENES = {"sim-sar": ("hsi", "sar"), "sim-sar:1": ("hsi", "sar"), "muufl": ("hsi", "lidar")}
+
+
+def test_results_block_has_a_pair_of_columns_per_group(tmp_path):
+    runs = make_study({k: v for k, v in SCENES.items() if k != "muufl"}, seeds=3, lambdas=()) + make_study({"muufl": SCENES["muufl"]}, seeds=3, lambdas=(), simulated=0)
+    text = evaluated(tmp_path, runs)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["method", "sim-sar: OA", "sim-sar: to concat", "muufl: OA", "muufl: to concat"]
+    assert [row[0] for row in rows[2:]] == ["hsi", "sar", "lidar", *SKILL]
+    assert "`sim-sar` (2 simulated scenes, 3 seeds), `muufl` (real, 3 seeds)" in text
+    assert rows[3][3:] == ["–", "–"] and rows[2 + 3 + list(SKILL).index("concat")][2] == "–"  # no SAR in the second group; concat is the reference
+    table = pd.read_csv(tmp_path / "tables" / "evaluation.csv").set_index(["group", "method"])
+    row = table.loc[("sim-sar", "prsanet")]
+    assert rows[-1][1:3] == [f"{row['oa_mean']:.1f}", f"{row['d_oa']:+.1f} [{row['d_oa_lo']:.1f}, {row['d_oa_hi']:.1f}]"]
+
+
+def test_results_block_shows_the_study_only(tmp_path):
+    runs = make_study(SCENES, seeds=2, lambdas=())
+    more = [make_run(name, method, seed, modalities) for name, modalities in SCENES.items() for seed in range(2) for method in ("mft", "aux", "rf")]
+    assert evaluated(tmp_path, runs) == evaluated(tmp_path, runs + more)
 
 
 def test_comparison_block_says_place_lead_and_cost(tmp_path):

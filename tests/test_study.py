@@ -74,6 +74,8 @@ def test_the_whole_study_with_ablations_and_sensitivity():
     specs = grid(["sim-sar", "sim-lidar"], None, 3)
     main = [s for s in specs if not s.overrides]
     assert set(main) == {RunSpec(scene, method, seed) for scene in ("sim-sar", "sim-lidar") for method in (*STUDY, *ABLATIONS) for seed in range(3)}
+    kinds = grid(["sim-sar:1", "sim-sar", "sim-lidar"], None, 1)  # ablations on the first scene of a kind
+    assert {s.scene for s in kinds if s.method in ABLATIONS} == {"sim-sar:1", "sim-lidar"} and {s.scene for s in kinds if s.method == "concat"} > {"sim-sar"}
     changed = [s for s in specs if s.overrides]
     assert {s.overrides for s in changed} == {((name, value),) for name, values in SENSITIVITY.items() for value in values}
     assert {(s.scene, s.method) for s in changed} == {("sim-sar", "prsanet")} and {s.seed for s in changed} == set(range(min(3, SENSITIVITY_SEEDS)))
