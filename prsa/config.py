@@ -74,7 +74,7 @@ PRESETS: dict[str, dict] = {
 
 _PRM = {"lambda_p": 1.0, "base": 1.0}
 _SAGF = {"fusion": "sagf", "lambda_sa": 0.3}
-_PRSANET = _SAGF | _PRM | {"lambda_p": 0.3}
+_PRSANET = _SAGF | _PRM | {"lambda_p": 0.3, "vote": 1.0}
 _RULES = "prsa.rebalance:"
 _NETWORKS = "prsa.baselines:"
 _CLASSICAL = "prsa.classical:"
@@ -87,6 +87,7 @@ METHODS: dict[str, dict] = {
     "prsanet-no-alignment": _PRSANET | {"lambda_sa": 0.0},
     "prsanet-no-push": _PRSANET | {"rebalance": False},
     "prsanet-no-base": _PRSANET | {"base": 0.0},
+    "prsanet-no-vote": _PRSANET | {"vote": 0.0},
     # rebalancing methods on the encoders and the concatenation of all others
     "aux": {"lambda_aux": 0.3},
     "ogm-ge": {"rule": _RULES + "OgmGe", "strength": 0.1},
