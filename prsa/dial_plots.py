@@ -9,25 +9,23 @@ from scipy import stats
 
 from .errors import PrsaError
 from .simulate import CONFIGS
-from .style import FAMILIES, MARKERS, error_lengths, legend_below, method_colour, modality_colours, panels, styled
+from .style import MARKERS, error_lengths, legend_below, method_colour, modality_colours, panels, styled
 
 AXIS, ENDS = "imbalance dial", "(simulated); dial: 0 balanced, 1 strong"
 ASIDE = 0.014  # of the dial, between the error bars of two methods
-COLOURS = {"pmr": FAMILIES["rebalancing"][0]}  # of methods without a colour of their own
 
 
 def _looks(methods) -> dict[str, dict]:
     """Method -> colour, line and marker; the last is drawn on top."""
-    return {m: dict(color=COLOURS.get(m, method_colour(m)), linestyle=line, marker=mark, markersize=4, zorder=2 + 0.1 * k)
+    return {m: dict(color=method_colour(m), linestyle=line, marker=mark, markersize=4, zorder=2 + 0.1 * k)
             for k, (m, line, mark) in enumerate(zip(methods, ("--", "-", "-.", "-") * len(methods), MARKERS * len(methods)))}
 
 
-def _dial_axis(ax, own: float | None):
+def _dial_axis(ax, own: float):
     ax.set_xlim(-0.06, 1.06)
     ax.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    if own is not None:
-        ax.axvline(own, color="#666666", linestyle=":", linewidth=0.9, zorder=1)
+    ax.axvline(own, color="#666666", linestyle=":", linewidth=0.9, zorder=1)
 
 
 def _ratio_axis(ax):

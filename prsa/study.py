@@ -28,7 +28,7 @@ STUDY = ("late", "concat", "pmr", "concat+prm", "sagf", "prsanet")
 ABLATIONS = tuple(name for name in METHODS if name.startswith("prsanet-no-"))
 COMPARATORS = tuple(name for name in METHODS if name not in (*STUDY, *ABLATIONS))  # trained by METHODS=all
 SENSITIVITY = {"lambda_p": (0.1, 1.0), "base": (0.0, 3.0), "tau_p": (0.1, 1.0), "lambda_sa": (0.1, 1.0)}
-SENSITIVITY_SEEDS = 2  # on the first scene of the study
+SENSITIVITY_SEEDS, ABLATION_SEEDS = 2, 5  # at most: on the first scene of the study, and on the first of every group
 DIAL = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # settings of the imbalance dial, see `prsa.simulate`
 DIAL_METHODS = ("late", "concat", "pmr", "prsanet")
 DIAL_SEEDS = 3  # at most: the dial has many settings
@@ -106,7 +106,8 @@ def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, pr
     scenes = list(dict.fromkeys(scenes))
     whole = methods is None and preset == "full"
     extra = dict.fromkeys(firsts(scenes), ABLATIONS) if whole else {}
-    specs = [RunSpec(scene, method, seed, preset) for seed in range(seeds) for scene in scenes for method in (*chosen, *extra.get(scene, ()))]
+    specs = [RunSpec(scene, method, seed, preset) for seed in range(seeds) for scene in scenes
+             for method in (*chosen, *(extra.get(scene, ()) if seed < ABLATION_SEEDS else ()))]
     if whole:
         specs += [RunSpec(scenes[0], "prsanet", seed, preset, ((key, value),))
                   for seed in range(min(seeds, SENSITIVITY_SEEDS)) for key, values in SENSITIVITY.items() for value in values]

@@ -58,7 +58,7 @@ NOTES = {
                 "factor in concat.",
     "ranking": "Mean rank of OA over scenes and seeds among the methods that every scene has (1 = best) and OA in points; difference in OA "
                "of prsanet to the method, paired by scene and seed; 95 % intervals from a bootstrap over scenes, then seeds.",
-    "ablation": "OA in points, mean ± sd over seeds; differences paired by seed with 95 % intervals; linear CKA and eta squared of the fused "
+    "ablation": "OA in points, mean ± sd over seeds; differences paired by the seeds that both have, with 95 % intervals; linear CKA and eta squared of the fused "
                 "features with the categories; final Jensen-Shannon divergence of the branches (nats).",
     "imbalance": "Means over seeds: imbalance factor at the last epoch; test OA in points of the branch (prototypes) and of linear probes on the "
                  "branch trained jointly and alone.",
@@ -197,6 +197,12 @@ def _final(series: xr.DataArray) -> float:
     return float(series.isel(epoch=-1))
 
 
+def _over(part: pd.DataFrame, other: str, table: pd.DataFrame) -> tuple[float, float, float]:
+    """`paired` difference of rows of one scene to another method over the seeds of the one that has fewer: ablations have few."""
+    base = _of(table, part["scene"].iloc[0], other)
+    return paired(part[part["seed"].isin(base["seed"])] if len(base) else part, base[base["seed"].isin(part["seed"])])
+
+
 def ablation(table: pd.DataFrame) -> pd.DataFrame:
     """The four corners and prsanet-no-*, against concat and prsanet, with what the fusion claims measured, from `scores`."""
     rows = []
@@ -204,8 +210,7 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
     chosen = chosen[chosen["method"].isin(FUSED_METHODS[1:]) | chosen["method"].str.startswith(ABLATION)]
     for (scene, method), part in chosen.groupby(["scene", "method"], sort=False):
         claims = [np.mean([f(run) for run in part["run"]]) for f in (lambda r: float(r["cka"]), lambda r: float(r["eta2"]), lambda r: _final(r["js"]))]
-        rows.append((scene, method, len(part), *metrics.mean_sd(part["oa"]), *paired(part, _of(table, scene, BASELINE)),
-                     *paired(part, _of(table, scene, "prsanet")), *claims))
+        rows.append((scene, method, len(part), *metrics.mean_sd(part["oa"]), *(v for other in (BASELINE, "prsanet") for v in _over(part, other, table)), *claims))
     return _frame("ablation", rows)
 
 

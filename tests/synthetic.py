@@ -78,7 +78,8 @@ def make_run(scene="sim-sar", method="prsanet", seed=0, modalities=("hsi", "sar"
 
     more = rng.spawn(1)[0]
     toward = np.array([0.4, 0.85, 0.8 if prm else 0.5])[:, None] + 0 * speed  # cosines (source, M), falling by a third
-    loss_of = {"none": 0.0} | {f"{modalities[0]} {kind} {strength:g}" if strength else f"{modalities[0]} {kind}": (0.7 if prm or method == "late" else 1) * cost
+    share = 0.7 if prm or method == "late" else 1
+    loss_of = {"none": 0.0} | {f"{modalities[0]} {kind}" + (f" {strength:g}" if strength else ""): share * cost
                                for kind, costs in DEGRADED.items() for strength, cost in costs} | {f"{m} missing": 0.15 for m in modalities[1:]}
     degraded = np.stack([_confusion(more, max(skill - lost, 0), np.full(classes, 80)) for lost in loss_of.values()])
 

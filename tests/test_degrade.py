@@ -108,7 +108,8 @@ def test_the_clean_bands_are_not_written_over():
 
 
 def test_scenes_and_degradations_have_streams_of_their_own():
-    one, again, other = (dict(degradations(make_scene(name=name), "hsi", torch.ones(20, 6), torch.zeros(6), torch.ones(6))) for name in ("a", "a", "b"))
+    table, mean, std = torch.ones(20, 6), torch.zeros(6), torch.ones(6)
+    one, again, other = (dict(degradations(make_scene(name=name), "hsi", table, mean, std)) for name in ("a", "a", "b"))
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert not torch.equal(one["hsi noise 1"], other["hsi noise 1"]) and torch.equal(one["hsi cloud shadow 0.6"], other["hsi cloud shadow 0.6"])
 

@@ -310,13 +310,16 @@ def test_curves_show_the_numbers_of_the_table():
 
 
 def test_the_factor_is_on_a_log_axis_with_balance_in_the_middle():
-    fig = dial_plots.curves(dial.table(turned()))
+    made = turned()
+    for one in made:
+        one["rho"] = one["rho"] / 2  # far below 1, little above
+    fig = dial_plots.curves(dial.table(made))
     left = next(ax for ax in fig.axes if ax.get_ylabel().startswith("imbalance factor"))
     right = next(ax for ax in fig.axes if ax.get_title() == "sar branch" and ax.get_yscale() == "log")
     low, high = left.get_ylim()
-    assert left.get_yscale() == "log" and low * high == pytest.approx(1) and high >= 4 and right.get_ylim() == (low, high)
-    assert [left.yaxis.get_major_formatter()(v) for v in left.get_yticks()] == ["1/4", "1/2", "1", "2", "4"]
-    np.testing.assert_allclose(next(iter(drawn(right).values()))[1], 2.0 ** -(1 + np.array([0, 0.4, 0.8, 1])))
+    assert left.get_yscale() == "log" and low * high == pytest.approx(1) and high >= 8 and right.get_ylim() == (low, high)
+    assert [left.yaxis.get_major_formatter()(v) for v in left.get_yticks()] == ["1/8", "1/4", "1/2", "1", "2", "4", "8"]
+    np.testing.assert_allclose(next(iter(drawn(right).values()))[1], 2.0 ** -(2 + np.array([0, 0.4, 0.8, 1])))
 
 
 def test_the_default_setting_is_marked_and_every_modality_has_its_panels():

@@ -128,7 +128,8 @@ def test_a_comparator_leaves_a_run_of_the_same_schema(two, method, tmp_path):
         np.testing.assert_array_equal(run["map"].values[inside], whole.values[inside])
     outside = split.values == 0
     assert (run["map"].values[outside] == 0).all() and np.isnan(run["confidence"].values[outside]).all()
-    assert all(np.isnan(run[name].values).all() for name in ("s", "rho", "prototypes", "branch_accuracy", "probe_accuracy", "direction", "cka", "eta2"))
+    unknown = ("s", "rho", "prototypes", "branch_accuracy", "probe_accuracy", "direction", "cka", "eta2")
+    assert all(np.isnan(run[name].values).all() for name in unknown)
     assert run["condition"].values.tolist() == ["none"] and not run["degraded_confusion"].values.any()
     run.attrs["run_id"] = "0" * 16
     again = load_run(save_run(run, tmp_path / "run.nc"))

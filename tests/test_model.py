@@ -135,7 +135,7 @@ def test_late_fusion_is_the_sum_of_log_probabilities(trained):
     assert torch.equal(model.branch_logits(out), out["branch"])
 
 
-TERMS_OFF = {"fusion": "concat", "lambda_sa": 0.0, "lambda_p": 0.0, "lambda_aux": 0.0, "phase": 0.0, "dropout": 0.0}
+TERMS_OFF = {"fusion": "concat", "lambda_sa": 0.0, "lambda_p": 0.0, "lambda_aux": 0.0, "phase": 0.0, "dropout": 0.0, "vote": 0.0}
 
 
 @pytest.mark.parametrize("kind", ["two", "three"])
