@@ -50,7 +50,7 @@ help:
 	@echo "make test       unit tests, then every notebook with its defaults"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make data       download and check public scenes, e.g. SCENES=\"houston2013 augsburg\""
-	@echo "make bench      measure training and mapping speed; into results/bench"
+	@echo "make bench      measure speed, memory, scaling and workers; into results/bench"
 	@echo "make tune       choose every method's own setting again, on development scenes; results/tuning.csv"
 	@echo "make research   repeat the search for PRSANet's configuration, on development scenes; results/research.csv"
 	@echo "make reference  copy tables and measurements to results/reference and renew the README from them"

@@ -1,4 +1,4 @@
-"""Speed of training and mapping on this machine: `make bench` writes results/bench. Never a timed test.
+"""Speed of training and mapping on this machine: `make bench` writes results/bench, with what `prsa.scaling` measures. Never a timed test.
 
 The scene is noise of a stated size, because speed does not depend on what the pixels show. Both are also compared, in the same process and with
 the same network, with the usual way: a `Dataset` that cuts one patch per item, and a map predicted patch by patch.
@@ -27,7 +27,7 @@ from . import paths
 from .config import make_config
 from .model import PRSANet
 from .patches import PatchSource
-from .predict import predict_map, scene_features
+from .predict import predict_map, visit_logits
 from .scene import check_scene, class_names, modalities
 from .splits import TRAIN, split_scene
 from .study import COMPARATORS, STUDY
@@ -74,11 +74,18 @@ def _short(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def matmul_rate(device: torch.device, size: int = 1024, repeats: int = 20) -> float:
-    """Multiply-accumulates per second of a float32 matrix product of this size, best of ``repeats``: the ceiling of the machine."""
+def matmul_rates(device: torch.device, size: int = 1024, repeats: int = 20) -> dict[str, float]:
+    """Multiply-accumulates per second of a float32 matrix product of this size, best of ``repeats``, by the two routines that torch has for it.
+
+    On a CPU ``product`` is BLAS and ``convolution`` (1 x 1, on 32 images) is oneDNN; which is faster depends on the processor, by a factor of two
+    on some. ``size``: a multiple of 32.
+    """
     a = torch.randn(size, size, device=device)
-    _seconds(lambda: a @ a, device)
-    return size**3 / min(_seconds(lambda: a @ a, device) for _ in range(repeats))
+    images = a.view(32, 1, -1, size).permute(0, 3, 1, 2)  # (32, size, 1, size / 32), channels last
+    calls = {"product": lambda: a @ a, "convolution": lambda: F.conv2d(images, a[:, :, None, None])}
+    for call in calls.values():
+        _seconds(call, device)
+    return {name: size**3 / min(_seconds(call, device) for _ in range(repeats)) for name, call in calls.items()}
 
 
 def training(scene: xr.Dataset, device: torch.device, threads: int, ceiling: float) -> list[dict]:
@@ -184,10 +191,13 @@ def training_ratios(scene: xr.Dataset, device: torch.device, threads: int, ceili
 @torch.inference_mode()
 def map_logits(model: PRSANet, scene: xr.Dataset) -> torch.Tensor:
     """Logits (y, x, K) of every pixel as `predict_map` computes them, on the CPU."""
-    logits = torch.zeros(scene.sizes["y"], scene.sizes["x"], len(model.classes))
-    for rows, cols, z in scene_features(model.eval(), scene):
-        logits[rows, cols] = model.classify(z)["logits"].view(rows.stop - rows.start, cols.stop - cols.start, -1).cpu()
-    return logits
+    logits = torch.zeros(len(model.classes), scene.sizes["y"], scene.sizes["x"])
+
+    def keep(place: tuple, values: torch.Tensor) -> None:
+        logits[:, *place] = values.cpu()
+
+    visit_logits(model, scene, keep)
+    return logits.movedim(0, -1)
 
 
 @torch.inference_mode()
@@ -239,12 +249,14 @@ def report(name: str, scene: xr.Dataset, device: torch.device) -> dict:
     measure, compare = MEASURES[name]
     cores = os.cpu_count() or 1
     torch.set_num_threads(cores)
-    ceiling = matmul_rate(device)
+    matmul = matmul_rates(device)
+    ceiling = max(matmul.values())  # the machine's: a share of the slower routine could be above one
     rows = [row for threads in sorted({1, cores}) for row in measure(scene, device, threads, ceiling)]
     ratios = compare(scene, device, cores, ceiling)
     return {"machine": {"cores": cores, "device": str(device), "python": platform.python_version(), "torch": torch.__version__,
-                        "matmul_gmacs_per_s": round(ceiling / 1e9, 1)}, "bands": {m: scene.sizes[f"{m}_band"] for m in modalities(scene)},
-            "classes": len(class_names(scene)), "rows": rows, "ratios": ratios,
+                        "matmul_gmacs_per_s": round(ceiling / 1e9, 1),
+                        "routines_gmacs_per_s": {name: round(rate / 1e9, 1) for name, rate in matmul.items()}},
+            "bands": {m: scene.sizes[f"{m}_band"] for m in modalities(scene)}, "classes": len(class_names(scene)), "rows": rows, "ratios": ratios,
             "peak_memory_gb": round(peak_memory(), 2)}
 
 
@@ -310,14 +322,15 @@ def memory() -> None:
 
 
 def main() -> None:
-    """Measure training and mapping with all cores (and one), then all methods, and write the files and their figure."""
-    from . import bench_plots  # not above: its libraries would count in the memory that other processes measure
+    """Measure training and mapping with all cores (and one), then what `prsa.scaling` does, then all methods; write the files and figures."""
+    from . import bench_plots, scaling  # not above: their libraries would count in the memory that other processes measure
 
     device, scene = pick_device("auto"), noise_scene()
     for name in MEASURES:
         measured = report(name, scene, device)
         write_text(json.dumps(measured, indent=1) + "\n", paths.results("full") / "bench" / f"{name}.json")
         print(name, *measured["rows"], *measured["ratios"], sep="\n  ")
+    scaling.main()
     bench_plots.main()
     methods()
 

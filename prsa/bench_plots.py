@@ -1,10 +1,13 @@
-"""Figure of the speed benchmark (`prsa.bench`): what training and mapping make of the machine, beside the usual pipelines. Reports in, figure out."""
+"""Figures of the speed benchmark: what training and mapping make of the machine, beside the usual pipelines (`prsa.bench`), and how both grow
+with the size of the task (`prsa.scaling`). Reports and tables in, figures out.
+"""
 
 import json
 
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from . import paths
 from .errors import PrsaError
@@ -12,6 +15,10 @@ from .style import METHOD_COLOURS, legend_below, panels, save, styled
 
 OURS, USUAL = METHOD_COLOURS["prsanet"], "#444444"
 VERBS = {"training": "train", "mapping": "map"}
+FILES = ("training.json", "mapping.json", "scaling.csv", "scaling_exponents.csv")
+TASKS = {"training": (OURS, "o", "training step"), "mapping": ("#0072B2", "s", "map")}
+QUANTITIES = {"seconds": "time (s)", "memory_mb": "added memory (MB)"}
+AGAINST = {"pixels": "pixels (batch, map)", "bands": "bands of hsi", "classes": "classes", "modalities": "modalities"}
 
 
 @styled
@@ -52,13 +59,49 @@ def roofline(reports: dict[str, dict]) -> Figure:
     return fig
 
 
+@styled
+def scaling(table: pd.DataFrame, fitted: pd.DataFrame) -> Figure:
+    """Seconds and added memory of a training step and of a map against each size, log axes, a line per task with its fitted exponent and 95 % interval.
+
+    ``table`` and ``fitted``: `prsa.scaling.sizes` and `prsa.scaling.exponents`. Memory that is not positive is not drawn. Raises `PrsaError`
+    for an empty table.
+    """
+    if table.empty:
+        raise PrsaError("expected sizes in the scaling table, got none. Fix: make bench.")
+    names = list(dict.fromkeys(table["against"]))
+    fig, axs = panels(len(names), 2, 0.6 + 1.35 * len(names), sharey="col")
+    power = fitted.set_index(["task", "against", "quantity"]).dropna()
+    for j, (quantity, title) in enumerate(QUANTITIES.items()):
+        axs[0, j].set_title(f"{title}; exponent")
+        for ax, against in zip(axs[:, j], names):
+            for row, (task, (colour, marker, _)) in enumerate(TASKS.items()):
+                part = table[(table["task"] == task) & (table["against"] == against) & (table[quantity] > 0)]
+                ax.plot(part["size"], part[quantity], color=colour, marker=marker, markersize=4)
+                if (task, against, quantity) in power.index:
+                    value, low, high = power.loc[(task, against, quantity)].round(2) + 0.0  # no "-0.00"
+                    ax.text(0.03, 0.97 - 0.16 * row, f"{value:.2f} [{low:.2f}, {high:.2f}]", color=colour, transform=ax.transAxes, fontsize=8, va="top")
+            ax.set(xscale="log", yscale="log", xlabel=AGAINST[against])
+            if against != "pixels":
+                sizes = sorted(set(table.loc[table["against"] == against, "size"]))
+                ax.set_xticks(sizes, [str(size) for size in sizes])
+                ax.set_xticks([], minor=True)
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high * (high / low) ** 0.5)  # room for the exponents
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    legend_below(fig, [Line2D([], [], color=colour, marker=marker, markersize=4, label=label) for colour, marker, label in TASKS.values()])
+    return fig
+
+
 def main() -> None:
-    """Draw the last benchmark to ``results/bench/speed.png`` and ``.pdf``. Raises `PrsaError` when there is none."""
+    """Draw the last benchmark to ``speed`` and ``scaling`` (.png, .pdf) in ``results/bench``. Raises `PrsaError` when there is none."""
     folder = paths.results("full") / "bench"
-    missing = [name for name in VERBS if not (folder / f"{name}.json").is_file()]
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise PrsaError(f"expected {' and '.join(VERBS)}.json in {folder}, got no {' and no '.join(missing)}. Fix: make bench.")
+        raise PrsaError(f"expected {', '.join(FILES)} in {folder}, got no {' and no '.join(missing)}. Fix: make bench.")
     save(roofline({name: json.loads((folder / f"{name}.json").read_text()) for name in VERBS}), folder / "speed")
+    save(scaling(*(pd.read_csv(folder / f"{name}.csv") for name in ("scaling", "scaling_exponents"))), folder / "scaling")
 
 
 if __name__ == "__main__":

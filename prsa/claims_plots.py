@@ -33,9 +33,9 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
         labels.append(claim if row is None else f"{row.rsplit(' (', 1)[0]} ({UNITS[unit(row)]})")
         for x, name in enumerate(names):
             if row is not None and (claim, row, name) in cells.index:
-                cell = cells.loc[(claim, row, name)]
+                cell, decimals = cells.loc[(claim, row, name)], 1 if unit(row) == "points" else 2
                 ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=PALE[cell["verdict"]], linewidth=0))
-                ax.text(x, y, f"{cell['effect']:+.1f}" if unit(row) == "points" else f"{cell['effect']:+.2f}", ha="center", va="center", fontsize=7.5,
+                ax.text(x, y, f"{round(cell['effect'], decimals) + 0.0:+.{decimals}f}", ha="center", va="center", fontsize=7.5,  # + 0.0: no negative zero
                         color=LOOKS[cell["verdict"]][0] if cell["verdict"] != "not supported" else "#444444",
                         fontweight="normal" if cell["verdict"] == "not supported" else "bold")
     ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(lines) - 0.5, -0.5))

@@ -18,7 +18,8 @@ REFERENCE = paths.ROOT / "results" / "reference"
 STUDY = ("tables/*.csv", "figures/group_differences.png", "figures/claims.png", "figures/robustness_*.png", "figures/dial_*.png", "timing.json")
 COMPARISON = ("tables/datasets.csv", "tables/accuracy.csv", "tables/ranking.csv", "tables/complexity.csv", "figures/accuracy_ranking.png",
               "figures/rank_intervals.png", "figures/critical_difference.png", "timing.json")
-MEASURED = ("bench/training.json", "bench/mapping.json", "bench/complexity.csv", "bench/speed.png", "tuning.csv", "research.csv")  # as far as there are any
+MEASURED = ("bench/training.json", "bench/mapping.json", "bench/complexity.csv", "bench/speed.png", "bench/scaling.csv", "bench/scaling_exponents.csv",
+            "bench/scaling.png", "bench/grid.json", "bench/profile.csv", "tuning.csv", "research.csv")  # as far as there are any
 
 
 def results_block(reference: Path) -> str:
@@ -32,7 +33,7 @@ def results_block(reference: Path) -> str:
         shown[f"{name}: OA"] = cells["OA"].str.partition(" [")[0].fillna("–").to_numpy()
         shown[f"{name}: to concat"] = ["–" if m == tables.BASELINE or pd.isna(cell) else cell for m, cell in cells["difference in OA"].items()]
         first = part.iloc[0]
-        kind = f"{first['n_scenes']} simulated scene{'s' * (first['n_scenes'] > 1)}" if first["simulated"] else "real"
+        kind = f"{first['n_scenes']} simulated scene{'s' if first['n_scenes'] > 1 else ''}" if first["simulated"] else "real"
         groups.append(f"`{name}` ({kind}, {first['n_seeds']} seeds)")
     return (f"Test OA in points, mean over scenes and seeds, and its difference to `concat`, paired by scene and seed, with its 95 % interval "
             f"(several scenes: bootstrap over scenes, then seeds; one scene: Student's t over seeds): {', '.join(groups)}.\n\n{tables.markdown(shown)}")

@@ -187,7 +187,7 @@ class Trainer:
 
     @torch.no_grad()
     def _measure(self, terms, out, on_z, norms, y):
-        nan = torch.tensor(torch.nan, device=self.device)
+        nan = torch.full((), torch.nan, device=self.device)
         branch = self.model.branch_logits(out)  # (B, M, K)
         posterior = out["A"] if "A" in out else branch.softmax(2)
         return {

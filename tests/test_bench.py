@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from test_scaling import sizes_table
 from tiny import make_scene, make_trainer, weights
 from torch.utils.data import DataLoader
 
-from prsa import bench, bench_plots
+from prsa import bench, bench_plots, scaling
 from prsa.config import make_config
 from prsa.errors import PrsaError
 from prsa.patches import PatchSource, band_statistics
@@ -152,7 +153,7 @@ def test_mapping_ratios_are_of_the_same_map(small):
 
 def test_report_measures_the_machine_once_and_holds_rows_and_ratios(monkeypatch):
     calls, scene = [], bench.noise_scene((90, 70), {"hsi": 5, "sar": 2}, classes=4)
-    monkeypatch.setattr(bench, "matmul_rate", lambda device: calls.append(device) or 5e9)
+    monkeypatch.setattr(bench, "matmul_rates", lambda device: calls.append(device) or {"product": 2e9, "convolution": 5e9})
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
 
@@ -162,15 +163,18 @@ def test_report_measures_the_machine_once_and_holds_rows_and_ratios(monkeypatch)
     monkeypatch.setitem(bench.MEASURES, "mapping", (rows, rows))
     report = bench.report("mapping", scene, CPU)
     assert calls == [CPU] and report["machine"]["cores"] == 2 and report["machine"]["matmul_gmacs_per_s"] == 5.0
+    assert report["machine"]["routines_gmacs_per_s"] == {"product": 2.0, "convolution": 5.0}
     assert report["rows"] == [{"threads": n, "ceiling": 5e9} for n in (1, 2)] and report["ratios"] == [{"threads": 2, "ceiling": 5e9}]
     assert report["bands"] == {"hsi": 5, "sar": 2} and report["classes"] == 4
     assert bench.MEASURES["training"] == (bench.training, bench.training_ratios)
 
 
-def test_matmul_rate_is_the_best_of_its_repeats(monkeypatch):
-    seconds = iter([9.0, 0.5, 0.25, 1.0])
-    monkeypatch.setattr(bench, "_seconds", lambda call, device: next(seconds))
-    assert bench.matmul_rate(CPU, size=10, repeats=3) == 1000 / 0.25  # the first call warms up
+def test_matmul_rates_are_the_best_of_their_repeats_of_the_same_product(monkeypatch):
+    seconds, products = iter([9.0, 8.0, 0.5, 0.25, 1.0, 4.0, 3.0, 2.0]), []
+    monkeypatch.setattr(bench, "_seconds", lambda call, device: products.append(call()) or next(seconds))
+    assert bench.matmul_rates(CPU, size=64, repeats=3) == {"product": 64**3 / 0.25, "convolution": 64**3 / 2}  # the first two calls warm up
+    product, convolution = products[:2]  # both are 64 x 64 outputs of sums of 64 products
+    assert product.numel() == convolution.numel() == 64 * 64 and convolution.shape[1] == 64
 
 
 def reports():
@@ -192,15 +196,19 @@ def test_figure_shows_the_shares_of_both_pipelines_and_their_ratio():
     plt.close(figure)
 
 
-def test_figure_is_saved_beside_the_reports_and_asks_for_them(monkeypatch, tmp_path):
+def test_figures_are_saved_beside_the_reports_and_asks_for_them(monkeypatch, tmp_path):
     monkeypatch.setenv("PRSA_RESULTS", str(tmp_path))
     (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "training.json").write_text(json.dumps(reports()["training"]))
-    with pytest.raises(PrsaError, match="no mapping.*make bench"):
+    for name, report in reports().items():
+        (tmp_path / "bench" / f"{name}.json").write_text(json.dumps(report))
+    table = sizes_table()
+    table.to_csv(tmp_path / "bench" / "scaling.csv", index=False)
+    with pytest.raises(PrsaError, match="no scaling_exponents.csv. Fix: make bench"):
         bench_plots.main()
-    (tmp_path / "bench" / "mapping.json").write_text(json.dumps(reports()["mapping"]))
+    scaling.exponents(table).to_csv(tmp_path / "bench" / "scaling_exponents.csv", index=False)
     bench_plots.main()
-    assert {path.name for path in (tmp_path / "bench").iterdir()} == {"training.json", "mapping.json", "speed.png", "speed.pdf"}
+    drawn = {f"{name}.{kind}" for name in ("speed", "scaling") for kind in ("png", "pdf")}
+    assert {path.name for path in (tmp_path / "bench").iterdir()} == {*bench_plots.FILES, *drawn}
     with pytest.raises(PrsaError, match="expected ratios.*make bench"):
         bench_plots.roofline({"training": {"rows": []}})
     plt.close("all")

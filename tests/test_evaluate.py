@@ -51,8 +51,8 @@ def test_confusion_of_every_head_and_part(studied):
 def test_map_and_confidence_are_those_of_predict_map(studied):
     scene, split, run, model, _ = studied
     cover = predict_map(model, scene)
-    np.testing.assert_array_equal(run["map"], cover)
-    np.testing.assert_array_equal(run["confidence"], cover.confidence)
+    assert (run["map"].values != cover.values).sum() <= 2, "but for a tie between two classes: a map multiplies out what is linear"
+    np.testing.assert_allclose(run["confidence"], cover.confidence, rtol=0, atol=1e-5)
     label, part = scene["label"].values, split.values
     inside = (part == TEST) & (label > 0)
     np.testing.assert_array_equal(run["confusion"].sel(head="fused", part="test"), counted(label[inside], run["map"].values[inside]))
