@@ -39,6 +39,34 @@ def results_block(reference: Path) -> str:
             f"(several scenes: bootstrap over scenes, then seeds; one scene: Student's t over seeds): {', '.join(groups)}.\n\n{tables.markdown(shown)}")
 
 
+def findings_block(reference: Path) -> str:
+    """What the study found, a row per question and a column per group: leads of prsanet, recovered branches, degraded sensors, verdicts."""
+    evaluation, recovery, ledger = (pd.read_csv(reference / "tables" / f"{name}.csv") for name in ("evaluation", "recovery", "claims"))
+    groups = list(dict.fromkeys(evaluation["group"]))
+
+    def effects(table: pd.DataFrame, column: str, stem: str) -> list[str]:
+        cells = dict(zip(table[column], tables.readable(table[[stem, f"{stem}_lo", f"{stem}_hi"]].rename(columns=lambda c: c.replace(stem, "d_oa"))).iloc[:, 0]))
+        return [cells.get(name, "–") for name in groups]
+
+    def claimed(measure: str) -> list[str]:
+        rows = ledger[ledger["measure"].eq(f"{measure} (points)")].rename(columns={"effect": "d", "lo": "d_lo", "hi": "d_hi"})
+        return effects(rows, "scene", "d")
+
+    slow = recovery[recovery["method"].eq("prsanet") & recovery["role"].eq("slow")].set_index("group").reindex(groups)
+    shares = ["–" if pd.isna(row.recovered) else f"{row.modality} {100 * row.recovered:.0f} % of {row.gap_concat:.1f}" for row in slow.itertuples()]
+    lines = {f"`prsanet` minus `{other}`": claimed(f"OA: prsanet - {other}") for other in ("concat", "late", "pmr", "concat+prm", "sagf")}
+    lines["`prsanet` minus `concat`, AA"] = effects(evaluation[evaluation["method"].eq("prsanet")], "group", "d_aa")
+    lines["slow branch: share of its probe gap closed, of points"] = shares
+    lines["`prsanet` minus `prsanet-no-push`"] = claimed("OA: prsanet - prsanet-no-push")
+    for measure in dict.fromkeys(ledger.loc[ledger["measure"].str.startswith("OA, dominant sensor"), "measure"]):
+        what = measure.removeprefix("OA, dominant sensor ").partition(":")[0]
+        lines[f"{'dominant sensor missing' if what == 'missing' else what}: `prsanet` minus `concat`"] = claimed(measure.removesuffix(" (points)"))
+    count = ledger["verdict"].value_counts()
+    told = ", ".join(f"{count.get(verdict, 0)} {verdict}" for verdict in ("supported", "not supported", "reversed"))
+    return (f"Points of test OA where nothing else is said, 95 % intervals as above. Degraded sensors at the strongest setting, without training again. The ledger "
+            f"`claims.csv` has {len(ledger)} rows: {told}.\n\n{tables.markdown(pd.DataFrame(lines.values(), index=list(lines), columns=groups).rename_axis('').reset_index())}")
+
+
 def comparison_block(reference: Path) -> str:
     """Every method: OA per scene, mean rank, and by how much prsanet is ahead of it."""
     accuracy, ranking = (pd.read_csv(reference / "comparison" / "tables" / f"{name}.csv") for name in ("accuracy", "ranking"))
@@ -72,7 +100,24 @@ def speed_block(reference: Path) -> str:
             f"({bench['training']['machine']['cores']} threads).\n")
 
 
-BLOCKS = {"results": results_block, "comparison": comparison_block, "speed": speed_block}
+def bench_block(reference: Path) -> str:
+    """The benchmark: both tasks beside the usual pipeline, workers, seeds trained as one, and how time grows with the size."""
+    folder, rows = reference / "bench", []
+    for name, what in (("mapping", "pixels"), ("training", "samples")):
+        for r in json.loads((folder / f"{name}.json").read_text())["ratios"]:
+            rows.append((name, r["method"], str(r["patch"]), f"{r[f'{what}_per_s']:,} {what}", f"{r['ratio']:g}", f"{r.get('target', 3):g}",
+                         f"{r.get('operations_ratio', 1):g}", f"{100 * r['share_of_matmul']:.0f} %"))
+    table = pd.DataFrame(rows, columns=["task", "method", "patch", "per second", "times the usual pipeline", "target", "operations saved (times)", "share of the matrix-product rate"])
+    grid, growth = json.loads((folder / "grid.json").read_text()), pd.read_csv(folder / "scaling_exponents.csv")
+    workers = ", ".join(f"{r['runs_per_hour']:,} runs per hour with {r['workers']} ({r['ratio']:.2f} of {r['workers']} times one)" for r in grid["workers"])
+    seeds = ", ".join(f"{r['ratio']:.2f} ({r['seeds']} seeds, batch {r['batch']})" for r in grid["ensembles"])
+    growth = growth[growth["quantity"].eq("seconds")].assign(cell=lambda t: [f"{a:.2f} [{b:.2f}, {c:.2f}]" for a, b, c in zip(t["exponent"], t["exponent_lo"], t["exponent_hi"])])
+    shown = growth.pivot(index="against", columns="task", values="cell").reindex(dict.fromkeys(growth["against"])).rename_axis("exponent of time against").reset_index()
+    return (f"{tables.markdown(table)}\nWorker processes: {workers}. Several seeds as one batched network reach these shares of the speed of one after the other: {seeds}; "
+            f"below 1, so training does not use them. Where the time of a step and of a map goes: `profile.csv`.\n\n{tables.markdown(shown)}")
+
+
+BLOCKS = {"bench": bench_block, "results": results_block, "findings": findings_block, "comparison": comparison_block, "speed": speed_block}
 
 
 def with_blocks(readme: str, reference: Path = REFERENCE) -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from synthetic import SKILL, make_run, make_study
 
-from prsa import evaluation, paths, reference, tables
+from prsa import claims, evaluation, paths, reference, tables
 from prsa.errors import PrsaError
 
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +67,37 @@ def test_speed_block_reads_the_measurements(tmp_path):
         (tmp_path / "bench" / f"{name}.json").write_text(json.dumps({"machine": {"cores": 3}, "bands": {"hsi": 5, "sar": 2}, "rows": rows}))
     text = reference.speed_block(tmp_path)
     assert all(part in text for part in ("3 CPU cores", "7 minutes", "11 runs", "1.3 minutes", "5 + 2 bands", "1,234 patches", "98,765 pixels")) and "9,999" not in text
+
+
+def test_bench_block_reads_ratios_workers_and_exponents(tmp_path):
+    (tmp_path / "bench").mkdir()
+    ratio = {"method": "concat", "patch": 7, "ratio": 12.5, "share_of_matmul": 0.666}
+    (tmp_path / "bench" / "mapping.json").write_text(json.dumps({"ratios": [ratio | {"pixels_per_s": 123456, "target": 50, "operations_ratio": 12.7}]}))
+    (tmp_path / "bench" / "training.json").write_text(json.dumps({"ratios": [ratio | {"samples_per_s": 7890}]}))
+    grid = {"workers": [{"workers": 1, "runs_per_hour": 1000, "ratio": 1.0}, {"workers": 2, "runs_per_hour": 1900, "ratio": 0.95}],
+            "ensembles": [{"seeds": 4, "batch": 32, "ratio": 0.86}]}
+    (tmp_path / "bench" / "grid.json").write_text(json.dumps(grid))
+    (tmp_path / "bench" / "scaling_exponents.csv").write_text("task,against,quantity,exponent,exponent_lo,exponent_hi\ntraining,pixels,seconds,0.912,0.8,1\n"
+                                                              "training,pixels,memory_mb,7,7,7\nmapping,pixels,seconds,1,0.9,1.1\n")
+    text = reference.bench_block(tmp_path)
+    assert "| mapping | concat | 7 | 123,456 pixels | 12.5 | 50 | 12.7 | 67 % |" in text and "| training | concat | 7 | 7,890 samples | 12.5 | 3 | 1 | 67 % |" in text
+    assert "1,900 runs per hour with 2 (0.95 of 2 times one)" in text and "0.86 (4 seeds, batch 32)" in text
+    assert "| pixels | 1.00 [0.90, 1.10] | 0.91 [0.80, 1.00] |" in text
+
+
+def test_findings_block_answers_every_question_per_group(tmp_path):
+    runs = make_study(SCENES, seeds=3, lambdas=())
+    scored = tables.scores(runs)
+    for name, table in (("evaluation", evaluation.evaluation(scored)), ("recovery", evaluation.recovery(scored)), ("claims", claims.ledger(runs))):
+        tables.write_text(tables.csv_text(table), tmp_path / "tables" / f"{name}.csv")
+    text, ledger = reference.findings_block(tmp_path), pd.read_csv(tmp_path / "tables" / "claims.csv")
+    rows = {cells[1].strip(): [c.strip() for c in cells[2:-1]] for cells in (line.split("|") for line in text.splitlines() if line.startswith("|"))}
+    row = ledger[ledger["measure"].eq("OA: prsanet - concat (points)") & ledger["scene"].eq("sim-sar")].iloc[0]
+    assert rows["`prsanet` minus `concat`"][0] == f"{row['effect']:+.1f} [{row['lo']:.1f}, {row['hi']:.1f}]" and len(rows["`prsanet` minus `concat`"]) == 2
+    recovered = pd.read_csv(tmp_path / "tables" / "recovery.csv").query("method == 'prsanet' and role == 'slow' and group == 'muufl'").iloc[0]
+    assert rows["slow branch: share of its probe gap closed, of points"][1].startswith(f"{recovered['modality']} {100 * recovered['recovered']:.0f} %")
+    assert "noise 2: `prsanet` minus `concat`" in rows and "`prsanet` minus `pmr`" in rows and rows["`prsanet` minus `pmr`"] == ["–", "–"]
+    assert f"{len(ledger)} rows: {ledger['verdict'].eq('supported').sum()} supported" in text
 
 
 @pytest.mark.parametrize("broken", [README.replace("<!-- speed:end -->", ""), README + "<!-- results:begin -->\n"])
