@@ -1,6 +1,5 @@
 """The figure of the robustness table (`prsa.robustness`): accuracy and difference to concat by strength of a degradation. Table in, figure out."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D

@@ -8,7 +8,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from .errors import PrsaError

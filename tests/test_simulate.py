@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from prsa import landscape
 from prsa import simulate as sim
 from prsa.errors import PrsaError
 from prsa.scene import check_scene, modalities
@@ -55,7 +56,7 @@ def rasters_hash(scene):
 
 
 def parameters_hash(kind):
-    text = json.dumps([dataclasses.asdict(sim.CONFIGS[kind]), [dataclasses.asdict(c) for c in sim.COVERS]], sort_keys=True)
+    text = json.dumps([dataclasses.asdict(sim.CONFIGS[kind]), [dataclasses.asdict(c) for c in landscape.COVERS]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -102,7 +103,7 @@ def test_contract(kind):
 def test_every_class_in_every_area_and_no_shared_window(kind, seed):
     scene = sim.simulate(kind, seed)
     area = parts(scene)
-    for part, least in zip(("train", "val", "test"), sim.Landscape().fewest):
+    for part, least in zip(("train", "val", "test"), landscape.Landscape().fewest):
         assert np.bincount(scene["label"].values[area[part]], minlength=13)[1:].min() >= least, part
     assert 1000 <= area["train"].sum() <= 2500 and area["val"].sum() >= 500 and area["test"].sum() >= 4000
     windows = {p: ndimage.maximum_filter(mask, size=11) for p, mask in area.items()}
@@ -129,16 +130,16 @@ def flat_land(n=160):
 def test_sar_of_a_homogeneous_field_has_the_stated_looks(dial):
     radar = dataclasses.replace(sim.Radar(), near=35.0, far=35.0, spread=0.0, floor=-99.0)
     linear = 10 ** (sim._radar(radar, flat_land(), dial, np.random.default_rng(0)) / 10)
-    looks, texture = sim.looks_at(radar, dial), sim.SOIL.grain
+    looks, texture = sim.looks_at(radar, dial), landscape.SOIL.grain
     expected = np.sqrt((1 + 1 / looks) * (1 + 1 / texture) - 1)  # product model: speckle times texture
-    for band, decibel in zip(linear, (sim.SOIL.vv, sim.SOIL.vh)):
+    for band, decibel in zip(linear, (landscape.SOIL.vv, landscape.SOIL.vh)):
         assert band.std() / band.mean() == pytest.approx(expected, rel=0.03)
         assert 10 * np.log10(band.mean()) == pytest.approx(decibel, abs=0.1)
     assert abs(np.corrcoef(linear.reshape(2, -1))[0, 1]) < 0.03
 
 
 def test_spectra_show_the_features_of_their_materials():
-    z = np.zeros((len(sim.COVERS), 3))
+    z = np.zeros((len(landscape.COVERS), 3))
     spectra = dict(zip(sim.NAMES, sim._spectrum(np.arange(1, 13), z, np.ones(12), 0.1)))
     at = {w: int(np.abs(sim.WAVELENGTH - w).argmin()) for w in (450, 550, 670, 800, 970, 1000)}
     for plant in ("grass", "crop", "shrub", "deciduous trees", "conifers"):
@@ -173,7 +174,7 @@ def test_dial_moves_the_optical_shift_between_areas_and_the_looks(kind):
 def test_dial_thins_the_lidar_only():
     laser = sim.CONFIGS["sim-lidar"].laser
     assert [sim.pulses_at(laser, d) for d in (0.0, 1.0)] == pytest.approx([laser.pulses, laser.pulses_strong])
-    truth = sim._landscape(sim.Landscape(), "sim-lidar", 100, 160)["height"]
+    truth = landscape.make_landscape(landscape.Landscape(), "sim-lidar", 100, 160)["height"]
     scenes = [sim.simulate("sim-lidar", 100, d) for d in (0.0, 0.5, 1.0)]
     errors = [float(np.sqrt(((s["lidar"].values[0] - truth) ** 2).mean())) for s in scenes]
     assert errors[0] < 0.5 and errors[0] < errors[1] < errors[2], errors
@@ -189,7 +190,7 @@ def test_dial_keeps_the_landscape_and_marks_the_name(kind):
 
 
 def test_heights_separate_what_spectra_do_not():
-    land = sim._landscape(sim.Landscape(), "sim-lidar", 100, 160)
+    land = landscape.make_landscape(landscape.Landscape(), "sim-lidar", 100, 160)
     middle = {name: np.median(land["height"][land["cover"] == k]) for name, k in sim.CODE.items()}
     assert middle["asphalt road"] < 0.2 < 4 < middle["bitumen roof"]
     assert middle["grass"] < middle["crop"] < middle["shrub"] < middle["deciduous trees"]
