@@ -19,7 +19,7 @@ STUDY = ("tables/*.csv", "figures/group_differences.png", "figures/claims.png", 
 COMPARISON = ("tables/datasets.csv", "tables/accuracy.csv", "tables/ranking.csv", "tables/complexity.csv", "figures/accuracy_ranking.png",
               "figures/rank_intervals.png", "figures/critical_difference.png", "timing.json")
 MEASURED = ("bench/training.json", "bench/mapping.json", "bench/complexity.csv", "bench/speed.png", "bench/scaling.csv", "bench/scaling_exponents.csv",
-            "bench/scaling.png", "bench/grid.json", "bench/profile.csv", "tuning.csv", "research.csv")  # as far as there are any
+            "bench/scaling.png", "bench/grid.json", "bench/profile.csv", "bench/mixed.csv", "tuning.csv", "research.csv")  # as far as there are any
 
 
 def results_block(reference: Path) -> str:

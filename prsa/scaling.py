@@ -8,6 +8,7 @@ import functools
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,16 +23,17 @@ import xarray as xr
 from scipy import stats
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from . import paths
+from . import metrics, paths
 from .bench import BANDS, CLASSES, noise_scene, peak_memory
 from .config import Config, make_config
 from .model import PRSANet
 from .predict import predict_map
-from .scene import class_names, modalities
+from .scene import class_names, modalities, open_scene
+from .simulate import EMBEDDED
 from .splits import split_scene
 from .study import RunSpec, run_grid
 from .tables import write_text
-from .train import Trainer
+from .train import Trainer, fit
 
 METHOD, SIDE, REPEATS = "prsanet", 128, 2  # of all sizes: the method, pixels on a side of the scene, and how often a time is taken (the least counts)
 # What grows, all else equal: pixels of a batch or a map, bands of the larger modality, classes, and modalities of `EACH` bands.
@@ -43,6 +45,7 @@ EACH = 36
 ROUNDS = 4  # runs per worker whose time counts, after its first
 TARGET = 0.9  # of k times the runs per hour of one worker
 ENSEMBLES = ((2, 128), (4, 32), (4, 128))  # seeds, and patches of each seed's batch
+MIXED_SCENES = 100, 104  # development scenes of every kind that mixed precision is tried on
 SHOWN = 0.01  # operations below this share of the time are summed up
 
 
@@ -212,6 +215,21 @@ def profile() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def mixed() -> pd.DataFrame:
+    """Training with encoders in bfloat16 beside float32, on development scenes, one thread: a row per scene, ``ratio`` of speed and both OA
+    of the validation pixels in points. Written to ``mixed.csv`` by ``python -m prsa.scaling mixed`` (some minutes; no part of `make bench`)."""
+    torch.set_num_threads(1)
+    rows = []
+    for name in (f"{kind}:{seed}" for kind in EMBEDDED for seed in range(*MIXED_SCENES)):
+        scene = open_scene(name)
+        split = split_scene(scene)
+        runs = [fit(scene, METHOD, split, device="cpu", mixed=half)[0] for half in (False, True)]
+        oa = [float(metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values))) for run in runs]
+        rows.append({"scene": name, "ratio": runs[1].attrs["samples_per_s"] / runs[0].attrs["samples_per_s"], "val_oa": oa[0], "val_oa_mixed": oa[1]})
+        print(rows[-1], flush=True)
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     """Measure all of it and write the files; see the module."""
     out, cores = paths.results("full") / "bench", os.cpu_count() or 1
@@ -222,3 +240,10 @@ def main() -> None:
     write_text(json.dumps(grid, indent=1) + "\n", out / "grid.json")
     write_text(profile().to_csv(index=False, lineterminator="\n"), out / "profile.csv")
     print(exponents(table).to_string(index=False), *grid["workers"], *grid["ensembles"], sep="\n  ")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["mixed"]:
+        write_text(mixed().to_csv(index=False, float_format="%.4g", lineterminator="\n"), paths.results("full") / "bench" / "mixed.csv")
+    else:
+        main()

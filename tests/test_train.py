@@ -1,15 +1,18 @@
 """The training loop: the same objective written as one backward pass, what it may see, what it remembers, and its edges."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from tiny import OWN, SMALL, assert_same_weights, make_scene, make_trainer, weights
 
 from prsa import fit, predict_map, split_scene
+from prsa.config import make_config
 from prsa.errors import PrsaError
 from prsa.model import stream_seed
 from prsa.splits import TEST, TRAIN, VAL
-from prsa.train import SMOOTHING, TERMS, pick_device
+from prsa.train import SMOOTHING, TERMS, Trainer, pick_device
 
 TIMINGS = ("seconds", "samples_per_s")
 
@@ -375,3 +378,22 @@ def test_statistics_come_from_training_pixels_only():
     used = scene["hsi"].values[:, train].astype(np.float64)
     np.testing.assert_allclose(mean.numpy(), used.mean(1), rtol=1e-5)
     np.testing.assert_allclose(std.numpy(), used.std(1), rtol=1e-4)
+
+
+def test_mixed_precision_trains_the_encoders_in_bfloat16_and_nothing_else(two, monkeypatch):
+    trainer, plain = (Trainer(two, split_scene(two, radius=2), make_config("prsanet", "quick", **SMALL), 0, torch.device("cpu"), mixed=m) for m in (True, False))
+    seen = []
+    hook = trainer.model.encoders["hsi"].layers[0].register_forward_hook(lambda layer, x, out: seen.append(out.dtype))
+    trainer.run(), plain.run()
+    hook.remove()
+    assert seen[0] == torch.bfloat16 and seen[-1] == torch.float32 and {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert all(value.dtype != torch.bfloat16 for value in weights(trainer.model).values())
+    ours, theirs = trainer.model.head.weight, plain.model.head.weight
+    assert not torch.equal(ours, theirs) and (ours - theirs).abs().max() < 0.2 * theirs.abs().max()  # rounding, not another network
+
+
+def test_a_mixed_run_never_passes_for_one_of_the_study(two):
+    run, _ = fit(two, "concat", split_scene(two, radius=2), preset="quick", device="cpu", mixed=True, **SMALL)
+    assert "mixed=True" in run.attrs["variant"] and json.loads(run.attrs["overrides"])["mixed"] is True
+    with pytest.raises(PrsaError, match="mixed precision.*got method 'mft'"):
+        fit(two, "mft", preset="quick", device="cpu", mixed=True)
