@@ -31,7 +31,7 @@ SENSITIVITY = {"lambda_p": (0.1, 1.0), "base": (0.0, 3.0), "tau_p": (0.1, 1.0), 
 SENSITIVITY_SEEDS, ABLATION_SEEDS = 2, 5  # at most: on the first scene of the study, and on the first of every group
 DIAL = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # settings of the imbalance dial, see `prsa.simulate`
 DIAL_METHODS = ("late", "concat", "pmr", "prsanet")
-DIAL_SEEDS = 3  # at most: the dial has many settings
+DIAL_SEEDS = 3  # at most, and a third of the study's: the dial has many settings
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,12 @@ def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, pr
 def dial_grid(scenes: list[str], seeds: int = 5, preset: str = "full") -> list[RunSpec]:
     """The runs of the imbalance dial: those of ``scenes`` that are plain names of simulated kinds, at every setting of `DIAL`, by `DIAL_METHODS`.
 
-    A kind's own setting is the scene of the study itself, and so are its runs. Other scenes give no runs. There are
-    `DIAL_SEEDS` seeds at most; the quick preset keeps to both ends and one seed. Raises `PrsaError` for seeds < 1.
+    A kind's own setting is the scene of the study itself, and so are its runs. Other scenes give no runs. A third of ``seeds``, one at least and
+    `DIAL_SEEDS` at most; the quick preset keeps to both ends and one seed. Raises `PrsaError` for seeds < 1.
     """
     if seeds < 1:
         raise PrsaError(f"SEEDS: expected 1 or more, got {seeds}.")
-    settings, repeats = ((DIAL[0], DIAL[-1]), 1) if preset == "quick" else (DIAL, min(seeds, DIAL_SEEDS))
+    settings, repeats = ((DIAL[0], DIAL[-1]), 1) if preset == "quick" else (DIAL, min(max(1, seeds // 3), DIAL_SEEDS))
     names = [scene_name(kind, 0, dial) for kind in dict.fromkeys(scenes) if kind in EMBEDDED for dial in settings]
     return [RunSpec(name, method, seed, preset) for name in names for seed in range(repeats) for method in DIAL_METHODS]  # by scene: few are kept open
 
