@@ -55,9 +55,11 @@ def _split(source: str, radius: int) -> xr.DataArray:
     return split_scene(_scene(source), "auto", 0, radius)
 
 
-@lru_cache(maxsize=64)
-def _scene_hash(source: str) -> str:
-    return scene_hash(_scene(source))
+@lru_cache(maxsize=None)  # a few words per scene: a grid asks for them again and again, in an order in which scenes do not stay open
+def _facts(source: str) -> tuple[str, tuple[str, ...], str]:
+    """Name, modalities and hash of a scene."""
+    scene = _scene(source)
+    return scene.attrs["name"], tuple(modalities(scene)), scene_hash(scene)
 
 
 def _preset(source: str, preset: str) -> str:
@@ -70,19 +72,23 @@ def scene_and_split(source: str, preset: str = "full") -> tuple[xr.Dataset, xr.D
     return resolve(RunSpec(source, "concat", 0, preset))[1:]
 
 
+def _config(spec: RunSpec) -> tuple[Config, int]:
+    """Config of a run and the radius of its largest window."""
+    config = make_config(spec.method, _preset(spec.scene, spec.preset), **dict(spec.overrides))
+    return config, max(config.patches(list(_facts(spec.scene)[1])).values()) // 2
+
+
 def resolve(spec: RunSpec) -> tuple[Config, xr.Dataset, xr.DataArray]:
     """Config, scene and split of a run; raises `PrsaError` for what does not exist or does not fit."""
-    config = make_config(spec.method, _preset(spec.scene, spec.preset), **dict(spec.overrides))
-    scene = _scene(spec.scene)
-    return config, scene, _split(spec.scene, max(config.patches(modalities(scene)).values()) // 2)
+    config, radius = _config(spec)
+    return config, _scene(spec.scene), _split(spec.scene, radius)
 
 
 def run_path(spec: RunSpec) -> Path:
     """Where the run of this spec is, or will be, stored."""
-    config, scene, split = resolve(spec)
-    identity = runs.run_id(to_json(config), spec.method, spec.seed, _scene_hash(spec.scene), split.attrs["hash"])
-    name = scene.attrs["name"].replace(":", "-")
-    return paths.results(spec.preset) / "runs" / f"{name}__{spec.method}__s{spec.seed}__{identity}.nc"
+    (config, radius), (name, _, digest) = _config(spec), _facts(spec.scene)
+    identity = runs.run_id(to_json(config), spec.method, spec.seed, digest, _split(spec.scene, radius).attrs["hash"])
+    return paths.results(spec.preset) / "runs" / f"{name.replace(':', '-')}__{spec.method}__s{spec.seed}__{identity}.nc"
 
 
 def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, preset: str = "full") -> list[RunSpec]:
