@@ -218,6 +218,7 @@ def imbalance(table: pd.DataFrame) -> pd.DataFrame:
     joint = _base(table, ablations=True)
     for (scene, method), part in joint[joint["joint"]].groupby(["scene", "method"], sort=False):
         late = _of(table, scene, "late")
+        late = late[late["seed"].isin(part["seed"])]  # ablations have fewer seeds
         for m in part["modalities"].iloc[0]:
             probes = [t.assign(probe=[float(metrics.points(metrics.oa(r["probe_confusion"].sel(modality=m).values))) for r in t["run"]]) for t in (part, late)]
             branch = [metrics.points(metrics.oa(r["confusion"].sel(head=m, part="test").values)) for r in part["run"]]
