@@ -107,8 +107,9 @@ lab: $(STAMP)
 data: $(STAMP)
 	@$(PY) -m prsa.benchmarks $(SCENES)
 
+# Not -m: the measuring processes start from one that has loaded the package, and would warn that the module is there already.
 bench: $(STAMP)
-	@$(PY) -m prsa.bench
+	@$(PY) -c 'from prsa.bench import main; main()'
 
 tune: $(STAMP)
 	@$(PY) -m prsa.tuning

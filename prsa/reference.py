@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import paths, tables
+from .config import make_config
 from .errors import PrsaError
 
 REFERENCE = paths.ROOT / "results" / "reference"
@@ -113,8 +114,8 @@ def bench_block(reference: Path) -> str:
     seeds = ", ".join(f"{r['ratio']:.2f} ({r['seeds']} seeds, batch {r['batch']})" for r in grid["ensembles"])
     growth = growth[growth["quantity"].eq("seconds")].assign(cell=lambda t: [f"{a:.2f} [{b:.2f}, {c:.2f}]" for a, b, c in zip(t["exponent"], t["exponent_lo"], t["exponent_hi"])])
     shown = growth.pivot(index="against", columns="task", values="cell").reindex(dict.fromkeys(growth["against"])).rename_axis("exponent of time against").reset_index()
-    return (f"{tables.markdown(table)}\nWorker processes: {workers}. Several seeds as one batched network reach these shares of the speed of one after the other: {seeds}; "
-            f"below 1, so training does not use them. Where the time of a step and of a map goes: `profile.csv`.\n\n{tables.markdown(shown)}")
+    return (f"{tables.markdown(table)}\nWorker processes: {workers}. Several seeds as one batched network, as multiples of the speed of one after the other: {seeds}; "
+            f"no gain at the study's batch of {make_config('concat').batch}, so training does not use them. Where the time of a step and of a map goes: `profile.csv`.\n\n{tables.markdown(shown)}")
 
 
 BLOCKS = {"bench": bench_block, "results": results_block, "findings": findings_block, "comparison": comparison_block, "speed": speed_block}
