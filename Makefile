@@ -107,9 +107,9 @@ lab: $(STAMP)
 data: $(STAMP)
 	@$(PY) -m prsa.benchmarks $(SCENES)
 
-# Not -m: the measuring processes start from one that has loaded the package, and would warn that the module is there already.
+# Measuring processes start from one that has loaded the package, and runpy would warn in each that the module is there already.
 bench: $(STAMP)
-	@$(PY) -c 'from prsa.bench import main; main()'
+	@PYTHONWARNINGS=ignore::RuntimeWarning:runpy $(PY) -m prsa.bench
 
 tune: $(STAMP)
 	@$(PY) -m prsa.tuning
