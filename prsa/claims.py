@@ -192,7 +192,7 @@ def _row(claim: str, scene: str, measure: str, values: dict[tuple, float]) -> tu
 def _everywhere(of: dict[tuple, dict[str, xr.Dataset]]) -> dict[tuple, float]:
     """Per seed, the correlation of the falling factor with the probe gap at the end over scenes, dial settings and modalities.
 
-    ``of``: (scene, seed) -> method -> run. Only scenes that have concat and late with every seed that any of them has with the most seeds.
+    ``of``: (scene, seed) -> method -> run. Scenes with both concat and late; the seeds that all of these have. Empty for fewer than two scenes.
     """
     both = {key: runs for key, runs in of.items() if {"concat", "late"} <= runs.keys()}
     scenes = {scene: {seed for name, seed in both if name == scene} for scene, _ in both}

@@ -133,6 +133,12 @@ def _unprobed(run, epochs):
     return run.assign(unknown | {name: 0 * run[name] for name in ("probe_confusion", "degraded_confusion")}).assign_attrs(probed=0, epoch_used=epochs)
 
 
+def counts(points):
+    """Two classes of 1000 pixels each, of which so many points (multiples of 0.1) are right."""
+    right = round(10 * points)
+    return np.array([[right, 1000 - right], [1000 - right, right]])
+
+
 def make_study(scenes=None, seeds=5, methods=(*SKILL, "prsanet-no-alignment", "prsanet-no-prototype"), lambdas=(0.3, 3.0), **options):
     """Runs of a small grid; ``scenes``: name -> modalities."""
     runs = []

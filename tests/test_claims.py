@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from synthetic import make_run
+from synthetic import counts, make_run
 
 from prsa import claims, claims_plots, metrics, tables
 from prsa.errors import PrsaError
@@ -24,12 +24,6 @@ _BASE = {}
 def close():
     yield
     plt.close("all")
-
-
-def counts(points):
-    """Two classes of 1000 pixels each, of which so many points (multiples of 0.1) are right."""
-    right = round(10 * points)
-    return np.array([[right, 1000 - right], [1000 - right, right]])
 
 
 def run(method, seed, scene="one", names=TWO, oa=80.0, probe=(60.0, 40.0), rho=None, js=(0.3, 0.1), cka=0.5, eta2=0.4, direction=None, degraded=None,

@@ -2,14 +2,9 @@
 
 import numpy as np
 import pytest
-from synthetic import make_run
+from synthetic import counts, make_run
 
 from prsa import evaluation, tables
-
-
-def counts(points):
-    right = round(10 * points)
-    return np.array([[right, 1000 - right], [1000 - right, right]])
 
 
 def run(scene, method, seed, oa=80.0, probe=(60.0, 40.0), rho=(2.0, 0.5)):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from synthetic import make_run
+from synthetic import counts, make_run
 
 from prsa import groups, robustness, robustness_plots
 from prsa.errors import PrsaError
@@ -26,12 +26,6 @@ _BASE = {}
 def close():
     yield
     plt.close("all")
-
-
-def counts(points):
-    """Two classes of 1000 pixels each, of which so many points (multiples of 0.1) are right."""
-    right = round(10 * points)
-    return np.array([[right, 1000 - right], [1000 - right, right]])
 
 
 def run(method, seed=0, scene="one", oa=80.0, fall=FALL, names=("hsi", "sar"), **options):
