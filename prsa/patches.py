@@ -42,6 +42,13 @@ def dihedral_offsets(side: int, stride: int) -> np.ndarray:
     return np.stack([np.rot90(w, k).ravel() for w in (window, window[:, ::-1]) for k in range(4)])
 
 
+def upload(values: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    """Numbers made on the CPU, on the device; neither the host nor the device waits for the other."""
+    if values is None or device.type != "cuda":
+        return values if values is None else values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 class PatchSource:
     """Windows around chosen pixels of a scene, resident on one device.
 
@@ -78,5 +85,5 @@ class PatchSource:
             rows = self.rows[name][index]  # (B, p*p)
             if symmetry is not None:
                 rows = rows.gather(1, self.offsets[name][symmetry])
-            batch[name] = self.tables[name][rows].view(len(index), side, side, -1).permute(0, 3, 1, 2)  # (B, C, p, p)
+            batch[name] = self.tables[name][rows].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (B, C, p, p)
         return batch

@@ -10,6 +10,7 @@ from .config import Config
 from .errors import PrsaError
 from .fusion import Concat
 from .losses import jensen_shannon
+from .patches import upload
 from .prototypes import imbalance_factor, optimisation_degree, push
 
 
@@ -17,8 +18,11 @@ class Rule:
     """PRM with IIPL, METHOD 3 and 4 (ours): the weight of every modality's prototype loss; the base of all other rules.
 
     ``progress`` is the share of the epochs up to and including the present one, 0 to 1, and ``history`` the records of the finished ones; the
-    training loop sets both.
+    training loop sets both. ``together``: several seeds may be trained as one batched network (`prsa.ensemble`), because ``to_encoders`` and
+    ``history``, which are of one network, are left alone.
     """
+
+    together = True
 
     def __init__(self, config: Config):
         self.config, self.progress, self.history = config, 0.0, []
@@ -50,6 +54,8 @@ class OgmGe(Rule):
     authors' code: normalisation layers and biases keep their gradient. In all epochs, while that code's default stops after half of them.
     """
 
+    together = False
+
     def to_encoders(self, model, encoded, on_z, y, rng):
         """Raises `PrsaError` when the fused feature is not [z^1 .. z^M], because the head then has no columns of one modality."""
         if not isinstance(model.fusion, Concat):
@@ -64,7 +70,7 @@ class OgmGe(Rule):
             k = torch.where(rho > 1, 1 - torch.tanh(self.config.strength * rho), 1)  # (M,)
         for i, m in enumerate(model.modalities):
             for g in (p.grad for p in model.encoders[m].parameters() if p.ndim == 4):
-                noise = torch.randn(g.shape, generator=rng, dtype=g.dtype).to(g.device) * g.std(correction=0)
+                noise = upload(torch.randn(g.shape, generator=rng, dtype=g.dtype), g.device) * g.std(correction=0)
                 g.mul_(k[i]).add_(noise)  # in place: the gradient keeps the memory layout of its parameter
 
 
@@ -107,6 +113,8 @@ class MMPareto(Rule):
     2 (a_f g_f + a_u g_u), stretched to the length of g_f + g_u, which is never shorter. That length is the encoder's, so that the direction
     stays; the authors' code stretches tensor by tensor. Any number of modalities, because every encoder is treated alone.
     """
+
+    together = False
 
     def to_encoders(self, model, encoded, on_z, y, rng):
         """Raises `PrsaError` without a fused loss or without auxiliary heads."""

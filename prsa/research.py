@@ -28,6 +28,8 @@ START = {"lambda_p": 0.3, "base": 1.0, "tau_p": 0.3, "lambda_sa": 0.3, "tau_s": 
 class Surgery(Rule):
     """The prototype gradient on z without its part against the fused one, per sample and modality."""
 
+    together = False
+
     def to_encoders(self, model, encoded, on_z, y, rng):
         ours, fused = self.config.lambda_p * on_z["prototype"], on_z["fused"]  # (B, M, D)
         against = (ours * fused).sum(2, keepdim=True).clamp(max=0)
@@ -45,6 +47,8 @@ class Window(Rule):
 class Gated(Rule):
     """The prototype loss of a branch stops once its accuracy on the scene's validation pixels has not risen for ``strength`` epochs."""
 
+    together = False
+
     def weights(self, s):
         weight, patience = super().weights(s), int(self.config.strength)
         if len(self.history) > patience:
@@ -56,6 +60,8 @@ class Gated(Rule):
 
 class FastDropout(ModalityDropout):
     """Modality dropout of the modality that is ahead: probability ``strength`` times its push-back clip(s_m / min_n s_n - 1, 0, 1)."""
+
+    together = False
 
     def weights(self, s):
         self.ahead = (s / s.min() - 1).clamp(0, 1)

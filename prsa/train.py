@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from .classical import Classifier
 from .config import Config, make_config, named
 from .errors import PrsaError
 from .model import PRSANet, stream_seed
-from .patches import PatchSource, band_statistics
+from .patches import PatchSource, band_statistics, upload
 from .prototypes import imbalance_factor, optimisation_degree, push
 from .rebalance import Rule
 from .scene import class_names, modalities
@@ -73,31 +74,62 @@ def loss_terms(model: PRSANet, rule: Rule, z: torch.Tensor, y: torch.Tensor, s: 
     return terms | rule.terms(out, y, s), out
 
 
-def step_gradients(model: PRSANet, terms: dict, z: torch.Tensor, free: bool) -> dict[str, torch.Tensor]:
-    """Gradient of every term on z (B, M, D); gradients of the shared parameters are summed into ``.grad``.
+def step_gradients(shared: list[torch.Tensor], terms: dict, z: torch.Tensor, lambda_p: float, free: bool) -> dict[str, torch.Tensor]:
+    """Gradient of every term on z (B, M, D); gradients of the parameters ``shared`` by the modalities are summed into their ``.grad``.
 
-    ``free``: the independent phase, in which the fused loss trains only the fusion and the head.
+    ``free``: the independent phase, in which the fused loss trains only the fusion and the head. Of several networks side by side, terms, z and
+    parameters have one more dimension in front.
     """
-    shared = model.shared_parameters()
     on_z = {}
     for name, value in terms.items():
         inputs = [z] if name == "prototype" else [z, *shared]
-        on_z[name], *rest = torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True)
+        on_z[name], *rest = torch.autograd.grad(value, inputs, torch.ones_like(value), retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(shared, rest):
             if gradient is not None:
+                if gradient.stride() != parameter.stride():  # the fused optimiser reads both in the order in which they lie in memory
+                    gradient = torch.empty_like(parameter).copy_(gradient)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
     wanted = {name: g for name, g in on_z.items() if name != "prototype"}
-    if model.config.lambda_p:
-        wanted["prototype"] = model.config.lambda_p * on_z["prototype"]
+    if lambda_p:
+        wanted["prototype"] = lambda_p * on_z["prototype"]
     if free:
         wanted.pop("fused", None)
     on_z["total"] = sum(wanted.values(), torch.zeros_like(z))
     return on_z
 
 
+@torch.no_grad()
+def follow(model: PRSANet, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Let the prototypes follow a batch, z (B, M, D) and y (B,), and say how far each modality is optimised by them: s (M,)."""
+    model.bank.update(z, y)
+    return optimisation_degree(model.bank.logits(z), y)
+
+
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Cosine per modality between two gradients on z, (B, M, D) each -> (M,)."""
     return F.cosine_similarity(a.transpose(0, 1).flatten(1), b.transpose(0, 1).flatten(1), dim=1)
+
+
+class Choice:
+    """The epoch whose weights a model ends with: the last one, or the best on the validation pixels."""
+
+    def __init__(self, model: PRSANet, config: Config, epochs: int):
+        self.model, self.config, self.epoch, self.best, self.kept = model, config, epochs, -1.0, None
+
+    def see(self, number: int, record: dict) -> None:
+        """Look at an epoch (1-based) that has just ended."""
+        if self.config.epoch_choice == "validation" and record["accuracy"][1] > self.best:
+            self.best, self.epoch = float(record["accuracy"][1]), number
+            self.kept = {k: v.clone() for k, v in self.model.state_dict().items()}
+
+    def settle(self) -> int:
+        """Give the model its weights and return their epoch. Raises `PrsaError` when training diverged."""
+        if self.kept is not None:
+            self.model.load_state_dict(self.kept)
+        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
+            raise PrsaError(f"training diverged (weights are not finite) with lr={self.config.lr}. Try a smaller lr.")
+        self.model.eval()
+        return self.epoch
 
 
 class Trainer:
@@ -109,134 +141,158 @@ class Trainer:
         names = only or modalities(scene)
         label, part = scene["label"].values.ravel(), split.values.ravel()
         train = (part == TRAIN).reshape(split.shape)
-        statistics = {m: band_statistics(scene, m, train) for m in names}
-        build = named("network", config.network) if config.network else PRSANet
-        self.model = build({m: scene.sizes[f"{m}_band"] for m in names}, class_names(scene), config, seed, statistics).to(device)
-        self.model.to(memory_format=torch.channels_last)
+        self.bands, self.classes = {m: scene.sizes[f"{m}_band"] for m in names}, class_names(scene)
+        self.statistics = {m: band_statistics(scene, m, train) for m in names}
+        self.model = self.network(seed)
         self.rule = named("rule", config.rule)(config)
         check_reach(split, self.model.sides)
         centres = np.flatnonzero(part == TRAIN)
         held = evenly(np.flatnonzero(part == VAL), VAL_CAP)
-        self.patches = PatchSource(scene, self.model.sides, statistics, np.concatenate([centres, held]), device)
+        self.patches = PatchSource(scene, self.model.sides, self.statistics, np.concatenate([centres, held]), device)
         self.y = torch.from_numpy(label[np.concatenate([centres, held])].astype(np.int64) - 1).to(device)
         self.n_train, self.n_held = len(centres), len(held)
         self.streams = Streams.of(seed)
+        self.size = min(config.batch, self.n_train)
         self.batches = max(1, self.n_train // config.batch)
         self.epochs = config.epochs if not config.max_steps else min(config.epochs, -(-config.max_steps // self.batches))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        steps = max(self.epochs * self.batches + 1, 6)  # OneCycleLR divides by zero when the rise is one step, a fifth of 5
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, total_steps=steps, pct_start=0.2)
-        self.shadow = ShadowHeads(len(names), config.features, len(class_names(scene)), config.lr, config.weight_decay, steps,
-                                  torch.Generator().manual_seed(stream_seed(seed, "shadow")), device)
+        self.optimise(self.model.parameters())
+        self.shadow = self.shadow_heads(seed)
         self.s = torch.zeros(len(names), device=device)
         self.history: list[dict] = []
         self.rule.history = self.history
 
+    def network(self, seed: int) -> PRSANet:
+        """The untrained network of a seed, on the device."""
+        build = named("network", self.config.network) if self.config.network else PRSANet
+        return build(self.bands, self.classes, self.config, seed, self.statistics).to(self.device).to(memory_format=torch.channels_last)
+
+    def optimise(self, parameters) -> None:
+        """Optimiser and schedule of these parameters."""
+        self.optimizer = torch.optim.AdamW(parameters, lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True)
+        self.steps = max(self.epochs * self.batches + 1, 6)  # OneCycleLR divides by zero when the rise is one step, a fifth of 5
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, self.config.lr, total_steps=self.steps, pct_start=0.2)
+
+    def shadow_heads(self, *seeds: int) -> ShadowHeads:
+        """The shadow heads of these seeds, in one object."""
+        return ShadowHeads(len(self.bands), self.config.features, len(self.classes), self.config.lr, self.config.weight_decay, self.steps,
+                           [torch.Generator().manual_seed(stream_seed(seed, "shadow")) for seed in seeds], self.device)
+
+    def each(self, function: Callable, *values):
+        """``function(model, *values)``; of several networks side by side, of each with its own part of the values."""
+        return function(self.model, *values)
+
+    def draw(self, numbers: Callable[[Streams], torch.Tensor | None]) -> torch.Tensor | None:
+        """Random numbers from the streams, on the device; None stays None."""
+        return upload(numbers(self.streams), self.device)
+
+    def batch(self, index: torch.Tensor, symmetry: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Windows (B, C, p, p) per modality around the pixels ``index`` (B,), turned and mirrored by ``symmetry`` (B,)."""
+        return self.patches.gather(index, symmetry)
+
+    def masks(self) -> dict[str, torch.Tensor]:
+        """What multiplies features in the next batch, as far as anything does: ``drop`` (B, F) and ``keep`` (B, M) of `PRSANet.classify`."""
+        share, fusion, masks = self.config.dropout, self.model.fusion, {"keep": self.draw(lambda s: self.rule.keep(self.size, len(self.bands), s.rule))}
+        if share and fusion is not None:
+            masks["drop"] = self.draw(lambda s: (torch.rand((self.size, fusion.size), generator=s.dropout) >= share) / (1 - share))
+        return {name: mask for name, mask in masks.items() if mask is not None}
+
     def epoch(self, number: int) -> dict:
         """Train one epoch (1-based) and return its record of numpy values; nothing is read back from the device before its end."""
-        config = self.config
         self.model.train()
-        order = torch.randperm(self.n_train, generator=self.streams.order)
-        symmetry = torch.randint(8, (self.n_train,), generator=self.streams.symmetry)
-        order, symmetry = order.to(self.device), symmetry.to(self.device)
-        size = min(config.batch, self.n_train)
+        order = self.draw(lambda streams: torch.randperm(self.n_train, generator=streams.order))
+        symmetry = self.draw(lambda streams: torch.randint(8, (self.n_train,), generator=streams.symmetry))
         self.rule.progress = number / self.epochs
         rows = []
         for b in range(self.batches):
-            index = order[b * size:(b + 1) * size]
-            x, y = self.patches.gather(index, symmetry[b * size:(b + 1) * size]), self.y[index]
+            part = slice(b * self.size, (b + 1) * self.size)
+            index = order[..., part]
+            x, y = self.batch(index, symmetry[..., part]), self.y[index]
             self.optimizer.zero_grad(set_to_none=True)
-            rows.append(self._step(x, y, first=number == 1 and b == 0))
+            rows.append(self.step(x, y, first=number == 1 and b == 0))
             self.optimizer.step()
             self.schedule.step()
         record = {key: torch.stack([row[key] for row in rows]).mean(0) for key in rows[0]}
         record = {key: value.cpu().numpy() for key, value in record.items()}
-        held = self._validate()
-        record["branch_accuracy"] = np.stack([record["branch_accuracy"], held["branch"]])  # (watched, M)
-        record["probe_accuracy"] = np.stack([record["probe_accuracy"], held["probe"]])
-        record["accuracy"] = np.stack([record["accuracy"], held["fused"]])
-        s = self.s.cpu()
+        held = self.validate()
+        for key, axis in (("branch_accuracy", -2), ("probe_accuracy", -2), ("accuracy", -1)):
+            record[key] = np.stack([record[key], held[key]], axis)  # (watched, M), (watched,)
+        return self.remember(record, self.s.cpu())
+
+    def remember(self, record: dict, s: torch.Tensor) -> dict:
+        """Add what follows from s (M,) to the record of an epoch, keep it and return it."""
         record |= {"s": s.numpy(), "rho": imbalance_factor(s).numpy() if len(s) > 1 else np.ones(1), "beta": push(s).numpy()}
         self.history.append(record)
         return record
 
-    def _step(self, x: dict[str, torch.Tensor], y: torch.Tensor, first: bool) -> dict[str, torch.Tensor]:
+    def step(self, x: dict[str, torch.Tensor], y: torch.Tensor, first: bool) -> dict[str, torch.Tensor]:
         """Gradients of all parameters for one batch, and what is measured of it."""
-        model, config = self.model, self.config
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            encoded = model.encode(x)  # (B, M, D)
+            encoded = self.each(PRSANet.encode, x)  # (B, M, D)
         encoded = encoded.float() if self.mixed else encoded
         z = encoded.detach().requires_grad_()
-        model.bank.update(encoded.detach(), y)
-        with torch.no_grad():
-            degree = optimisation_degree(model.bank.logits(encoded), y)
+        degree = self.each(follow, encoded.detach(), y)
         self.s = degree if first else SMOOTHING * self.s + (1 - SMOOTHING) * degree
-        drop = None
-        if config.dropout and model.fusion is not None:
-            drop = torch.rand((len(y), model.fusion.size), generator=self.streams.dropout) >= config.dropout
-            drop = (drop / (1 - config.dropout)).to(self.device)
-        keep = self.rule.keep(len(y), len(model.modalities), self.streams.rule)
-        terms, out = loss_terms(model, self.rule, z, y, self.s, drop, keep if keep is None else keep.to(self.device))
-        on_z = step_gradients(model, terms, z, free=config.phase >= self.rule.progress)
-        self.rule.to_encoders(model, encoded, on_z, y, self.streams.rule)
-        norms = torch.stack([torch.nn.utils.get_total_norm([p.grad for p in model.encoders[m].parameters()]) for m in model.modalities])
-        alone, probe = self.shadow.step(encoded, y)
-        return self._measure(terms, out, on_z, norms, y) | {"probe_accuracy": probe, "direction": self._directions(on_z, alone)}
+        terms, out = self.each(lambda model, z, y, s, masks: loss_terms(model, self.rule, z, y, s, **masks), z, y, self.s, self.masks())
+        on_z = step_gradients(self.shared(), terms, z, self.config.lambda_p, free=self.config.phase >= self.rule.progress)
+        self.rule.to_encoders(self.model, encoded, on_z, y, self.streams.rule)
+        alone, probe = self.shadow_step(encoded, y)
+        return self.each(self.measure, terms, out, on_z, alone, y) | {"grad_norm": self.norms(), "probe_accuracy": probe}
 
-    def _directions(self, on_z: dict[str, torch.Tensor], alone: torch.Tensor) -> torch.Tensor:
-        """Cosine (source, M) between each gradient on z and that of the branch trained alone; NaN for a term that is off."""
-        unknown = torch.full((alone.shape[1],), torch.nan, device=self.device)
-        return torch.stack([_cosine(on_z[name], alone) if name in on_z else unknown for name in SOURCES])
+    def shared(self) -> list[torch.Tensor]:
+        """The parameters that are of no single modality."""
+        return self.model.shared_parameters()
+
+    def norms(self) -> torch.Tensor:
+        """Norm of the gradient of every encoder (M,)."""
+        return torch.stack([torch.nn.utils.get_total_norm([p.grad for p in self.model.encoders[m].parameters()]) for m in self.bands])
+
+    def shadow_step(self, encoded: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A step of the shadow heads on the features (B, M, D): direction (B, M, D) and accuracy (M,)."""
+        return self.shadow.step(encoded, y)
 
     @torch.no_grad()
-    def _measure(self, terms, out, on_z, norms, y):
+    def measure(self, model: PRSANet, terms: dict, out: dict, on_z: dict, alone: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is kept of a batch. ``alone`` (B, M, D): gradient on z if every branch were trained alone; ``direction`` (source, M) is the cosine
+        of the others with it, NaN for a term that is off."""
         nan = torch.full((), torch.nan, device=self.device)
-        branch = self.model.branch_logits(out)  # (B, M, K)
-        posterior = out["A"] if "A" in out else branch.softmax(2)
+        posterior = out["A"] if "A" in out else model.branch_logits(out).softmax(2)
         return {
             "loss": torch.stack([terms[t] if t in terms and (t != "prototype" or self.config.lambda_p) else nan for t in TERMS]),
-            "grad_norm": norms,
             "grad_cosine": _cosine(on_z["prototype"], on_z.get("fused", on_z.get("auxiliary"))),
-            "branch_accuracy": self._branches(out, y),
+            "branch_accuracy": self.branches(out, y),
             "accuracy": (out["logits"].argmax(1) == y).float().mean(),
             "js": losses.jensen_shannon(posterior).mean(),
+            "direction": torch.stack([_cosine(on_z[name], alone) if name in on_z else nan.expand(len(self.bands)) for name in SOURCES]),
         }
 
-    def _branches(self, out: dict, y: torch.Tensor) -> torch.Tensor:
+    def branches(self, out: dict, y: torch.Tensor) -> torch.Tensor:
         """Accuracy (M,) of what each modality says on its own."""
-        return (self.model.branch_logits(out).argmax(2) == y[:, None]).float().mean(0)
+        return (self.model.branch_logits(out).argmax(-1) == y[..., None]).float().mean(-2)
 
     @torch.no_grad()
-    def _validate(self) -> dict:
-        """Accuracy of the fused head and of every branch on the watched validation pixels (NaN without any)."""
-        if not self.n_held:
-            return {"fused": np.nan} | dict.fromkeys(("branch", "probe"), np.full(len(self.model.modalities), np.nan))
+    def validate(self) -> dict[str, np.ndarray]:
+        """Accuracy of the fused head and of every branch and shadow head on the watched validation pixels (NaN without any)."""
         self.model.eval()
         index = torch.arange(self.n_train, self.n_train + self.n_held, device=self.device)
-        out, y = self.model(self.patches.gather(index)), self.y[index]
-        return {"fused": (out["logits"].argmax(1) == y).float().mean().item(), "branch": self._branches(out, y).cpu().numpy(),
-                "probe": self._probes(out, y).cpu().numpy()}
+        x, y = self.patches.gather(index), self.y[index]
+        out = self.each(lambda model: model(x))
+        held = {"accuracy": (out["logits"].argmax(-1) == y).float().mean(-1), "branch_accuracy": self.branches(out, y),
+                "probe_accuracy": self.probes(out, y)}
+        return {key: value.cpu().numpy() for key, value in held.items()}
 
-    def _probes(self, out: dict, y: torch.Tensor) -> torch.Tensor:
+    def probes(self, out: dict, y: torch.Tensor) -> torch.Tensor:
         """Accuracy (M,) of the shadow heads."""
         return self.shadow.accuracy(out["z"], y)
 
     def run(self, on_epoch=None) -> int:
         """Train all epochs; returns the epoch whose weights the model ends with (1-based)."""
-        best, kept, chosen = -1.0, None, self.epochs
+        choice = Choice(self.model, self.config, self.epochs)
         for number in range(1, self.epochs + 1):
             record = self.epoch(number)
-            if self.config.epoch_choice == "validation" and record["accuracy"][1] > best:
-                best, chosen = float(record["accuracy"][1]), number
-                kept = {k: v.clone() for k, v in self.model.state_dict().items()}
+            choice.see(number, record)
             if on_epoch:
                 on_epoch(number, record)
-        if kept is not None:
-            self.model.load_state_dict(kept)
-        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
-            raise PrsaError(f"training diverged (weights are not finite) with lr={self.config.lr}. Try a smaller lr.")
-        self.model.eval()
-        return chosen
+        return choice.settle()
 
 
 class NetworkTrainer(Trainer):
@@ -251,21 +307,35 @@ class NetworkTrainer(Trainer):
             torch.manual_seed(stream_seed(self.seed, "dropout", str(number)))
             return super().epoch(number)
 
-    def _step(self, x, y, first):
+    def step(self, x, y, first):
         out = self.model(x)
         terms = self.model.terms(out, x, y)
         sum(terms.values()).backward()
         others = [value.detach() for name, value in terms.items() if name != "fused"]
         shown = {"fused": terms["fused"].detach()} | ({"auxiliary": sum(others)} if others else {})
-        unknown = self._branches(out, y)
+        unknown = self.branches(out, y)
         return {"loss": torch.stack([shown.get(t, unknown[0]) for t in TERMS]), "grad_norm": unknown, "grad_cosine": unknown,
                 "branch_accuracy": unknown, "probe_accuracy": unknown, "direction": unknown.expand(len(SOURCES), -1),
                 "accuracy": (out["logits"].argmax(1) == y).float().mean(), "js": unknown[0]}
 
-    def _branches(self, out, y):
-        return torch.full((len(self.model.modalities),), torch.nan, device=self.device)
+    def branches(self, out, y):
+        return torch.full((len(self.bands),), torch.nan, device=self.device)
 
-    _probes = _branches
+    probes = branches
+
+
+def setting(scene: xr.Dataset, method: str, split: xr.DataArray | None, preset: str, overrides: dict) -> tuple[Config, xr.DataArray, list[str] | None]:
+    """Config, split and, for a modality trained alone, its name: what the arguments of `fit` stand for."""
+    alone = method in modalities(scene)
+    config = make_config("late" if alone else method, preset, **overrides)
+    split = split_scene(scene, radius=max(config.patches(modalities(scene)).values()) // 2) if split is None else split
+    return config, split, [method] if alone else None
+
+
+def label_run(run: xr.Dataset, method: str, seed: int, preset: str, changed: dict, chosen: int, seconds: float, samples: int) -> None:
+    """Write down what was trained, ``changed`` from the preset, and how fast."""
+    run.attrs |= {"method": method, "seed": seed, "preset": preset, "overrides": json.dumps(changed, sort_keys=True), "epoch_used": chosen,
+                  "variant": ",".join(f"{k}={v}" for k, v in sorted(changed.items())), "seconds": seconds, "samples_per_s": samples / seconds}
 
 
 def fit(scene: xr.Dataset, method: str = "prsanet", split: xr.DataArray | None = None, seed: int = 0, preset: str = "full",
@@ -279,25 +349,20 @@ def fit(scene: xr.Dataset, method: str = "prsanet", split: xr.DataArray | None =
     """
     from .evaluate import evaluate, evaluate_pixels
 
-    alone = method in modalities(scene)
-    config = make_config("late" if alone else method, preset, **overrides)
+    config, split, only = setting(scene, method, split, preset, overrides)
     if mixed and (config.network or config.classifier):
         raise PrsaError(f"mixed precision is for the encoders of a PRSANet, got method {method!r}. Fix: mixed=False.")
-    changed = overrides | ({"mixed": True} if mixed else {})
-    split = split_scene(scene, radius=max(config.patches(modalities(scene)).values()) // 2) if split is None else split
     start = time.perf_counter()
     if config.classifier:
         model, chosen, samples = Classifier(scene, split, config, seed), 0, 0
         seconds = time.perf_counter() - start
         run = evaluate_pixels(model, scene, split, [])
     else:
-        where = scene, split, config, seed, pick_device(device), [method] if alone else None
+        where = scene, split, config, seed, pick_device(device), only
         trainer = NetworkTrainer(*where) if config.network else Trainer(*where, mixed)
         start = time.perf_counter()
-        model, chosen, samples = trainer.model, trainer.run(on_epoch), trainer.epochs * trainer.batches * min(config.batch, trainer.n_train)
+        model, chosen, samples = trainer.model, trainer.run(on_epoch), trainer.epochs * trainer.batches * trainer.size
         seconds = time.perf_counter() - start
         run = (evaluate_pixels if config.network else evaluate)(model, scene, split, trainer.history)
-    run.attrs |= {"method": method, "seed": seed, "preset": preset, "overrides": json.dumps(changed, sort_keys=True), "epoch_used": chosen,
-                  "variant": ",".join(f"{k}={v}" for k, v in sorted(changed.items())),
-                  "seconds": seconds, "samples_per_s": samples / seconds}
+    label_run(run, method, seed, preset, overrides | ({"mixed": True} if mixed else {}), chosen, seconds, samples)
     return run, model

@@ -171,7 +171,7 @@ def test_all_prototype_terms_together_leave_fusion_and_heads_alone(three):
     assert all(g is None for g in torch.autograd.grad(terms["prototype"], model.shared_parameters(), allow_unused=True))
     z = z.detach().requires_grad_()
     terms, _ = loss_terms(model, trainer.rule, z, y, torch.tensor([0.5, 0.4, 0.3]))
-    step_gradients(model, {"prototype": terms["prototype"]}, z, free=False)
+    step_gradients(model.shared_parameters(), {"prototype": terms["prototype"]}, z, model.config.lambda_p, free=False)
     assert all(p.grad is None for p in model.shared_parameters())
 
 

@@ -38,6 +38,11 @@ def posterior(logits):
     return [v / sum(e) for v in e]
 
 
+def gradients(trainer, terms, z):
+    """Gradients on z as a step of the trainer takes them."""
+    return step_gradients(trainer.shared(), terms, z, trainer.config.lambda_p, free=False)
+
+
 def prepared(method, M, **settings):
     """A trainer in double precision, one batch behind it: (trainer, encoded, gradients on z, y)."""
     trainer = make_trainer(make_scene(NAMES[:M]), method, **settings)
@@ -49,7 +54,7 @@ def prepared(method, M, **settings):
     model.bank.update(encoded.detach(), y)
     z = encoded.detach().requires_grad_()
     terms, _ = loss_terms(model, trainer.rule, z, y, torch.full((M,), 0.5, dtype=z.dtype))
-    return trainer, encoded, step_gradients(model, terms, z, free=False), y
+    return trainer, encoded, gradients(trainer, terms, z), y
 
 
 class Direct(nn.Module):
@@ -229,7 +234,7 @@ def test_restraint_in_training(two):
         z = encoded.detach().requires_grad_()
         trainer.model.zero_grad()
         terms, _ = loss_terms(trainer.model, trainer.rule, z, y, torch.tensor([0.6, 0.3], dtype=z.dtype))
-        on_z = step_gradients(trainer.model, terms, z, free=False)
+        on_z = gradients(trainer, terms, z)
         grads[strength] = on_z["total"], trainer.model.head.weight.grad
     assert torch.equal(grads[0.0][1], grads[1.0][1])
     assert torch.equal(grads[0.0][0][:, 1], grads[1.0][0][:, 1]) and not torch.equal(grads[0.0][0][:, 0], grads[1.0][0][:, 0])
@@ -380,7 +385,7 @@ def test_a_dropped_modality_gets_no_gradient_of_the_fused_loss(two):
     z, y = encoded.detach().requires_grad_(), trainer.y[:24]
     keep = trainer.rule.keep(24, 2, rng(1)).double()
     terms, _ = loss_terms(trainer.model, trainer.rule, z, y, torch.ones(2, dtype=z.dtype), keep=keep)
-    gradient = step_gradients(trainer.model, terms, z, free=False)["total"]
+    gradient = gradients(trainer, terms, z)["total"]
     assert 0 < (keep == 0).sum() < 24
     assert torch.equal(gradient.abs().sum(2) == 0, keep == 0)
 

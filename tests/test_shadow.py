@@ -13,7 +13,7 @@ M, D, K, B = 3, 5, 4, 17
 
 
 def heads(steps=6, lr=1e-2, modalities=M, decay=0.0, seed=0):
-    return ShadowHeads(modalities, D, K, lr, decay, steps, torch.Generator().manual_seed(seed), "cpu")
+    return ShadowHeads(modalities, D, K, lr, decay, steps, [torch.Generator().manual_seed(seed)], "cpu")
 
 
 def in_double(shadow):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import OWN, SMALL, assert_same_weights, make_scene, make_trainer, weights
+from tiny import OWN, SMALL, assert_same_weights, in_double, make_scene, make_trainer, weights
 
 from prsa import fit, predict_map, split_scene
 from prsa.config import make_config
@@ -26,15 +26,6 @@ def assert_same_run(a, b):
     for name in a.variables:
         np.testing.assert_array_equal(a[name].values, b[name].values, err_msg=name)
     assert {k: v for k, v in a.attrs.items() if k not in TIMINGS} == {k: v for k, v in b.attrs.items() if k not in TIMINGS}
-
-
-def in_double(trainer):
-    """The same trainer in double precision, so that two ways of adding gradients agree to many digits."""
-    trainer.model.double()
-    for parameter in (trainer.shadow.weight, trainer.shadow.bias):
-        parameter.data = parameter.data.double()
-    trainer.patches.tables = {m: t.double() for m, t in trainer.patches.tables.items()}
-    return trainer
 
 
 def naive_epoch(trainer, streams, number, s):
@@ -280,7 +271,7 @@ def test_values_outside_training_windows_do_not_reach_the_weights(three):
 def test_validation_chooses_the_epoch(two, monkeypatch, told, best):
     trainer, seen = make_trainer(two, epochs=4, batch=64, epoch_choice="validation"), {}
     script = iter(told)
-    monkeypatch.setattr(trainer, "_validate", lambda: {"fused": next(script), "branch": np.zeros(2), "probe": np.zeros(2)})
+    monkeypatch.setattr(trainer, "validate", lambda: {"accuracy": next(script), "branch_accuracy": np.zeros(2), "probe_accuracy": np.zeros(2)})
     chosen = trainer.run(lambda number, record: seen.update({number: weights(trainer.model)}))
     assert chosen == best
     assert_same_weights(weights(trainer.model), seen[best])

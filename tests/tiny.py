@@ -44,6 +44,15 @@ def make_trainer(scene, method="prsanet", seed=0, split=None, only=None, **overr
     return Trainer(scene, split, config, seed, torch.device("cpu"), only)
 
 
+def in_double(trainer):
+    """The same trainer in double precision, so that two ways of computing agree to many digits."""
+    trainer.model.double()
+    for parameter in (trainer.shadow.weight, trainer.shadow.bias):
+        parameter.data = parameter.data.double()
+    trainer.patches.tables = {m: t.double() for m, t in trainer.patches.tables.items()}
+    return trainer
+
+
 def weights(model):
     """Parameters and buffers by name, detached copies."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
