@@ -7,10 +7,11 @@ SEEDS   ?=
 JOBS    ?=
 DEVICE  ?= auto
 METHODS ?=
+TOGETHER ?=
 PYTHON  ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c $(PYTHON_OK) >/dev/null 2>&1 && echo $$p && break; done)
 
 # A mistyped variable would start the default study without a word.
-KNOWN   := SCENES SEEDS JOBS DEVICE METHODS PYTHON CONDA
+KNOWN   := SCENES SEEDS JOBS DEVICE METHODS TOGETHER PYTHON CONDA
 UNKNOWN := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$(filter-out $(KNOWN),$v))))
 ifneq ($(UNKNOWN),)
   $(error unknown variable $(UNKNOWN). Expected one of $(KNOWN))
@@ -32,7 +33,7 @@ export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH
 
 STUDY    = $(PY) -m prsa.reproduce --device '$(DEVICE)' $(if $(SCENES),--scenes $(SCENES)) \
-           $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(METHODS),--methods $(METHODS))
+           $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(METHODS),--methods $(METHODS)) $(if $(TOGETHER),--together '$(TOGETHER)')
 
 # A folder that was moved is installed again: the kernel and the package are registered by their absolute path.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -62,6 +63,7 @@ help:
 	@echo "  JOBS     processes at a time (one per core)"
 	@echo "  DEVICE   auto, cpu, cuda or mps (auto)"
 	@echo "  METHODS  methods to compare, space separated (those of the study; all: and everything compared with)"
+	@echo "  TOGETHER yes or no: train the seeds of a method as one batched network (auto: on a CUDA device)"
 	@echo "  CONDA, PYTHON  what makes the environment (mamba, else conda, else a Python; CONDA= takes the Python)"
 	@echo "e.g. make reproduce SCENES=\"sim-sar path/to/scene.nc\" SEEDS=3 JOBS=2"
 

@@ -23,6 +23,7 @@ from .errors import PrsaError
 
 KERNEL = "prsa"  # registered by `make env` inside the environment
 _EVALUATION = tuple(f"sim-{kind}{seed}" for kind in ("sar", "lidar", "tri") for seed in ("", ":1", ":2"))
+TOGETHER = {"auto": None, "yes": True, "no": False}
 DEFAULTS = {"full": (_EVALUATION, 3), "quick": (("sim-sar",), 2)}  # preset: scenes, seeds
 
 
@@ -196,8 +197,10 @@ def _absolute(scene: str) -> str:
     return str(Path(scene).expanduser().resolve()) if scene.endswith(".nc") else scene
 
 
-def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: list[str] | None, preset: str) -> Path:
+def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: list[str] | None, preset: str, together: bool | None = None) -> Path:
     """Check everything, train what is missing, write tables after every round of seeds, execute the notebooks; returns the results folder.
+
+    ``together`` as for `prsa.study.run_grid`.
 
     Raises `PrsaError`; before the first run starts, nothing has been written then.
     """
@@ -238,7 +241,7 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
 
     print(f"{len(everything)} runs ({', '.join(opened)}; {seeds} seeds; preset {preset}), {jobs} at a time", flush=True)
     fresh = not any(study.run_path(spec).is_file() for spec in everything)
-    study.run_grid(everything, jobs, device, on_round)
+    study.run_grid(everything, jobs, device, on_round, together)
     write_tables()
     print(f"executing {len(notebooks)} notebooks", flush=True)
     parameters = {"scenes": scenes, "seeds": seeds, "preset": preset, "jobs": jobs, "device": device, "methods": methods}
@@ -266,11 +269,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="runs per scene and method (default: 3; quick: 2)")
     parser.add_argument("--jobs", type=int, default=cores(), help="processes at a time (default: one per core)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument("--together", choices=tuple(TOGETHER), default="auto", help="train the seeds of a method as one batched network (auto: on CUDA)")
     parser.add_argument("--methods", nargs="+", help="methods to compare (default: those of the study)")
     try:
         given = parser.parse_args(arguments)
         scenes, seeds = DEFAULTS[given.preset]
-        reproduce(given.scenes or list(scenes), seeds if given.seeds is None else given.seeds, given.jobs, given.device, given.methods, given.preset)
+        reproduce(given.scenes or list(scenes), seeds if given.seeds is None else given.seeds, given.jobs, given.device, given.methods, given.preset,
+                  TOGETHER[given.together])
     except PrsaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,7 +3,6 @@
 Writes ``scaling.csv`` and ``scaling_exponents.csv`` (sizes), ``grid.json`` (workers and seeds) and ``profile.csv`` (operations) into results/bench.
 """
 
-import copy
 import functools
 import json
 import multiprocessing
@@ -11,21 +10,19 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 import xarray as xr
 from scipy import stats
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from . import metrics, paths
 from .bench import BANDS, CLASSES, noise_scene, peak_memory
 from .config import Config, make_config
+from .ensemble import Ensemble, fit_together
 from .model import PRSANet
 from .predict import predict_map
 from .scene import class_names, modalities, open_scene
@@ -33,7 +30,7 @@ from .simulate import EMBEDDED
 from .splits import split_scene
 from .study import RunSpec, run_grid
 from .tables import write_text
-from .train import Trainer, fit
+from .train import Trainer, fit, pick_device
 
 METHOD, SIDE, REPEATS = "prsanet", 128, 2  # of all sizes: the method, pixels on a side of the scene, and how often a time is taken (the least counts)
 # What grows, all else equal: pixels of a batch or a map, bands of the larger modality, classes, and modalities of `EACH` bands.
@@ -45,7 +42,7 @@ EACH = 36
 ROUNDS = 4  # runs per worker whose time counts, after its first
 TARGET = 0.9  # of k times the runs per hour of one worker
 ENSEMBLES = ((2, 128), (4, 32), (4, 128))  # seeds, and patches of each seed's batch
-MIXED_SCENES = 100, 104  # development scenes of every kind that mixed precision is tried on
+BESIDE_SCENES, TOGETHER = (100, 104), (0, 1, 2)  # development scenes of every kind that a faster way of training is tried on; seeds that are batched
 SHOWN = 0.01  # operations below this share of the time are summed up
 
 
@@ -142,56 +139,25 @@ def workers(cores: int) -> list[dict]:
     return rows
 
 
-def ensemble(seeds: int, batch: int) -> dict[str, Callable[[], tuple[torch.Tensor, dict]]]:
-    """Loss and gradients of ``seeds`` networks of ``concat``, each on a batch of its own: one after the other, and as one batched network.
-
-    Returns two functions without arguments, "single" and "batched", that give losses (seeds,) and gradients, name -> (seeds, ...). Batched, the
-    convolutions are grouped over seeds (`torch.func.vmap`).
-    """
-    config, generator = make_config("concat"), torch.Generator().manual_seed(0)
-    models = [PRSANet(BANDS, [str(k) for k in range(CLASSES)], config, seed).to(memory_format=torch.channels_last).train() for seed in range(seeds)]
-    x = {m: torch.randn(seeds, batch, side, side, BANDS[m], generator=generator).permute(0, 1, 4, 2, 3) for m, side in models[0].sides.items()}
-    y = torch.randint(CLASSES, (seeds, batch), generator=generator)
-
-    def single() -> tuple[torch.Tensor, dict]:
-        losses, gradients = [], []
-        for i, model in enumerate(models):
-            loss = F.cross_entropy(model({m: v[i] for m, v in x.items()})["logits"], y[i])
-            gradients.append(torch.autograd.grad(loss, list(model.parameters())))
-            losses.append(loss.detach())
-        return torch.stack(losses), {name: torch.stack(each) for (name, _), each in zip(models[0].named_parameters(), zip(*gradients))}
-
-    parameters, buffers = stack_module_state(copy.deepcopy(models))
-    parameters = {name: value.detach() for name, value in parameters.items()}  # else autograd would follow every gradient once more
-    network = copy.deepcopy(models[0])
-
-    def loss_of(parameters, buffers, x, y):
-        return F.cross_entropy(functional_call(network, (parameters, buffers), (x,))["logits"], y)
-
-    def batched() -> tuple[torch.Tensor, dict]:
-        gradients, losses = vmap(grad_and_value(loss_of))(parameters, buffers, x, y)
-        return losses, gradients
-
-    return {"single": single, "batched": batched}
-
-
 def ensembles(threads: int) -> list[dict]:
-    """Samples per second of `ensemble` either way, in turn, their ratio, and the largest difference of a gradient, relative to the largest entry."""
+    """Samples per second of whole training steps of several seeds, one after the other and as one batched network (`prsa.ensemble`), and their
+    ratio; epochs taken in turn, the least seconds count, the first time left out. On the GPU when there is one."""
     torch.set_num_threads(threads)
-    rows = []
+    device, scene = pick_device("auto"), noise_scene((SIDE, SIDE))
+    split, rows = split_scene(scene), []
     for seeds, batch in ENSEMBLES:
-        calls = ensemble(seeds, batch)
-        one, other = (call()[1] for call in calls.values())
-        difference = max(float((one[name] - other[name]).abs().max() / one[name].abs().max()) for name in one)
-        seconds = []
-        for _ in range(REPEATS):
-            for call in calls.values():
+        config = make_config(METHOD, batch=batch, epochs=REPEATS + 1, max_steps=0)
+        single = [Trainer(scene, split, config, seed, device) for seed in range(seeds)]
+        batched, seconds = Ensemble(scene, split, config, list(range(seeds)), device), []
+        for number in range(1, REPEATS + 2):
+            for trainers in (single, [batched]):
                 start = time.perf_counter()
-                call()
+                for trainer in trainers:
+                    trainer.epoch(number)
                 seconds.append(time.perf_counter() - start)
-        single, batched = (seeds * batch / min(seconds[i::2]) for i in range(2))
-        rows.append({"seeds": seeds, "batch": batch, "threads": threads, "single_samples_per_s": round(single),
-                     "batched_samples_per_s": round(batched), "ratio": round(batched / single, 3), "max_gradient_difference": float(f"{difference:.2g}")})
+        rates = [seeds * batched.batches * batched.size / min(seconds[i::2]) for i in (2, 3)]
+        rows.append({"seeds": seeds, "batch": batch, "threads": threads, "device": str(device), "single_samples_per_s": round(rates[0]),
+                     "batched_samples_per_s": round(rates[1]), "ratio": round(rates[1] / rates[0], 3)})
     return rows
 
 
@@ -215,17 +181,31 @@ def profile() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def mixed() -> pd.DataFrame:
-    """Training with encoders in bfloat16 beside float32, on development scenes, one thread: a row per scene, ``ratio`` of speed and both OA
-    of the validation pixels in points. Written to ``mixed.csv`` by ``python -m prsa.scaling mixed`` (some minutes; no part of `make bench`)."""
+def _mixed(scene: xr.Dataset, split: xr.DataArray) -> tuple[list[xr.Dataset], list[xr.Dataset]]:
+    return tuple([fit(scene, METHOD, split, device="cpu", mixed=half)[0]] for half in (False, True))
+
+
+def _together(scene: xr.Dataset, split: xr.DataArray) -> tuple[list[xr.Dataset], list[xr.Dataset]]:
+    return ([fit(scene, METHOD, split, seed, device="cpu")[0] for seed in TOGETHER],
+            [run for run, _ in fit_together(scene, METHOD, split, TOGETHER, device="cpu")])
+
+
+BESIDE = {"mixed": _mixed, "together": _together}
+
+
+def beside(name: str) -> pd.DataFrame:
+    """Training in the study's way beside a faster one, on development scenes, one thread: a row per scene, ``ratio`` of speed and both OA of the
+    validation pixels in points. "mixed": encoders in bfloat16; "together": the seeds `TOGETHER` as one batched network.
+
+    Written to ``mixed.csv`` or ``together.csv`` by ``python -m prsa.scaling NAME`` (ten minutes; no part of `make bench`)."""
     torch.set_num_threads(1)
     rows = []
-    for name in (f"{kind}:{seed}" for kind in EMBEDDED for seed in range(*MIXED_SCENES)):
-        scene = open_scene(name)
-        split = split_scene(scene)
-        runs = [fit(scene, METHOD, split, device="cpu", mixed=half)[0] for half in (False, True)]
-        oa = [float(metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values))) for run in runs]
-        rows.append({"scene": name, "ratio": runs[1].attrs["samples_per_s"] / runs[0].attrs["samples_per_s"], "val_oa": oa[0], "val_oa_mixed": oa[1]})
+    for source in (f"{kind}:{seed}" for kind in EMBEDDED for seed in range(*BESIDE_SCENES)):
+        scene = open_scene(source)
+        pair = BESIDE[name](scene, split_scene(scene))
+        oa = [np.mean([float(metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values))) for run in runs]) for runs in pair]
+        seconds = [sum(run.attrs["seconds"] for run in runs) for runs in pair]
+        rows.append({"scene": source, "ratio": seconds[0] / seconds[1], "val_oa": oa[0], f"val_oa_{name}": oa[1]})
         print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 
@@ -243,7 +223,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["mixed"]:
-        write_text(mixed().to_csv(index=False, float_format="%.4g", lineterminator="\n"), paths.results("full") / "bench" / "mixed.csv")
+    if sys.argv[1:]:
+        write_text(beside(sys.argv[1]).to_csv(index=False, float_format="%.4g", lineterminator="\n"), paths.results("full") / "bench" / f"{sys.argv[1]}.csv")
     else:
         main()

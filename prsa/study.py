@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -148,15 +148,33 @@ def _worker_setup():
     torch.set_num_threads(1)
 
 
-def train_one(spec: RunSpec, device: str = "auto") -> Path:
-    """Train and store one run (whatever is there is replaced)."""
+def train_runs(specs: tuple[RunSpec, ...], device: str = "auto") -> list[Path]:
+    """Train and store one run, or several that differ by their seed alone as one batched network (whatever is there is replaced)."""
+    from .ensemble import fit_together
     from .train import fit
 
-    config, scene, split = resolve(spec)
-    run, _ = fit(scene, spec.method, split, spec.seed, _preset(spec.scene, spec.preset), device, **dict(spec.overrides))
-    path = run_path(spec)
-    run.attrs["run_id"] = path.stem.rsplit("__", 1)[1]
-    return runs.save_run(run, path)
+    first = specs[0]
+    _, scene, split = resolve(first)
+    settings = {"preset": _preset(first.scene, first.preset), "device": device, **dict(first.overrides)}
+    if len(specs) == 1:
+        fitted = [fit(scene, first.method, split, first.seed, **settings)]
+    else:
+        fitted = fit_together(scene, first.method, split, tuple(spec.seed for spec in specs), **settings)
+    where = [run_path(spec) for spec in specs]
+    for path, (run, _) in zip(where, fitted):
+        run.attrs["run_id"] = path.stem.rsplit("__", 1)[1]
+        runs.save_run(run, path)
+    return where
+
+
+def tasks(specs: list[RunSpec], together: bool) -> list[tuple[RunSpec, ...]]:
+    """What a worker trains at a time: one run, or with ``together`` all seeds of a configuration that can be batched."""
+    from .ensemble import can_train_together
+
+    groups: dict[RunSpec, list[RunSpec]] = {}
+    for spec in specs:
+        groups.setdefault(replace(spec, seed=0) if together and can_train_together(_config(spec)[0]) else spec, []).append(spec)
+    return [tuple(group) for group in groups.values()]
 
 
 class Progress:
@@ -180,18 +198,20 @@ class Progress:
             self.last = now
 
 
-def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto", on_round: Callable[[int], None] | None = None) -> list[Path]:
+def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto", on_round: Callable[[int], None] | None = None,
+             together: bool | None = None) -> list[Path]:
     """Train what is missing of these runs and return all paths, in the order of ``specs``.
 
     ``jobs`` processes (default: the cores) with one thread each; ``on_round(seed)`` is called when all runs of a seed without overrides
-    and outside the dial are there. An interrupted grid goes on where it stopped. Raises `PrsaError` for jobs < 1, bad specs and workers that died.
+    and outside the dial are there. ``together``: train the missing seeds of a configuration as one batched network where that is possible;
+    None does so on a CUDA device, where it is faster, and not on a CPU, where it is slower (see `prsa.scaling`). An interrupted grid goes on where it stopped. Raises `PrsaError` for jobs < 1, bad specs and workers that died.
     """
     from .train import pick_device
 
     jobs = (os.cpu_count() or 1) if jobs is None else jobs
     if jobs < 1:
         raise PrsaError(f"JOBS: expected 1 or more, got {jobs}.")
-    pick_device(device)
+    together = pick_device(device).type == "cuda" if together is None else together
     where = {spec: run_path(spec) for spec in specs}
     for folder in {path.parent for path in where.values()}:
         for stale in folder.glob(".*.tmp"):  # left by a killed process
@@ -211,12 +231,14 @@ def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto"
 
     if todo:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the workers import numpy and torch
-        with ProcessPoolExecutor(min(jobs, len(todo)), multiprocessing.get_context("spawn"), _worker_setup) as pool:
+        work = tasks(todo, together)
+        with ProcessPoolExecutor(min(jobs, len(work)), multiprocessing.get_context("spawn"), _worker_setup) as pool:
             try:
-                futures = {pool.submit(train_one, spec, device): spec for spec in todo}
+                futures = {pool.submit(train_runs, group, device): group for group in work}
                 for future in as_completed(futures):
                     future.result()
-                    finished(futures[future])
+                    for spec in futures[future]:
+                        finished(spec)
             except BrokenProcessPool as error:
                 raise PrsaError("a training process was killed (out of memory?). Finished runs are kept: run again, with a smaller JOBS if memory is short.") from error
             finally:

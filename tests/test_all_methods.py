@@ -18,7 +18,7 @@ def everything(tmp_path_factory):
         source = str(save_scene(make_scene(("hsi", "sar", "dsm"), name="tiny"), folder / "tiny.nc"))
         specs = study.grid([source], ["all"], 2, "quick")
         for spec in specs:
-            study.train_one(spec, "cpu")
+            study.train_runs((spec,), "cpu")
         yield source, specs, study.open_runs(specs)
 
 

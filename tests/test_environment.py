@@ -127,7 +127,7 @@ def project(tmp_path):
             text = FAKE_CONDA if name in ("conda", "mamba") else FAKE_PYTHON
             (programs / name).write_text(text.format(log=log, version_ok=version_ok))
             (programs / name).chmod(0o755)
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE"))}
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE", "TOGETHER"))}
         done = subprocess.run(["make", *arguments], cwd=folder, text=True, capture_output=True, stdin=subprocess.DEVNULL,
                               env=clean | {"PATH": f"{programs}:/usr/bin:/bin", "FAIL_ON": ""} | environment)
         done.calls = [line.replace(f"{programs}/", "") for line in log.read_text().splitlines() if "ensurepip" not in line]
@@ -196,14 +196,14 @@ def test_make_help_is_the_default_and_lists_every_target(project):
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     for name in set(targets) - {"help"}:
         assert re.search(rf"^make {name} +\w", done.stdout, re.M), name
-    for name in ("SCENES", "SEEDS", "JOBS", "DEVICE", "METHODS"):
+    for name in ("SCENES", "SEEDS", "JOBS", "DEVICE", "METHODS", "TOGETHER"):
         assert re.search(rf"^  {name} ", done.stdout, re.M), name
 
 
 def test_make_passes_every_variable_on_and_refuses_mistyped_ones(project):
     project("env")
-    done = project("reproduce", "SCENES=sim-sar 'my scenes/a.nc'", "SEEDS=3", "JOBS=2", "DEVICE=cpu", "METHODS=concat prsanet")
-    assert done.calls == [".env/bin/python -m prsa.reproduce --device cpu --scenes sim-sar my scenes/a.nc --seeds 3 --jobs 2 --methods concat prsanet --preset full"]
+    done = project("reproduce", "SCENES=sim-sar 'my scenes/a.nc'", "SEEDS=3", "JOBS=2", "DEVICE=cpu", "METHODS=concat prsanet", "TOGETHER=yes")
+    assert done.calls == [".env/bin/python -m prsa.reproduce --device cpu --scenes sim-sar my scenes/a.nc --seeds 3 --jobs 2 --methods concat prsanet --together yes --preset full"]
     done = project("reproduce", "SCENE=sim-sar")
     assert done.returncode == 2 and "unknown variable SCENE." in done.stderr and done.calls == []
 

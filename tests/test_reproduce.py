@@ -150,6 +150,7 @@ BAD_INPUT = [
     (["--methods", "prsanett"], "unknown method 'prsanett'"),
     (["--device", "gpu"], "device 'gpu' is not usable"),
     (["--preset", "huge"], "invalid choice"),
+    (["--together", "maybe"], "invalid choice"),
     (["--scene", "sim-sar"], "unrecognized arguments"),
 ]
 
@@ -169,6 +170,19 @@ def test_a_damaged_scene_file_ends_the_process_with_code_2(tmp_path):
                           env=os.environ | {"PRSA_RESULTS": str(tmp_path / "results")})
     assert done.returncode == 2 and done.stderr.startswith("error: scene.nc: expected a readable netCDF file") and "Traceback" not in done.stderr
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("given, together", [([], None), (["--together", "auto"], None), (["--together", "yes"], True), (["--together", "no"], False)])
+def test_together_reaches_the_grid(tmp_path, monkeypatch, given, together):
+    monkeypatch.setenv("PRSA_RESULTS", str(tmp_path / "results"))
+    asked = []
+
+    def grid(specs, jobs, device, on_round, together):
+        asked.append(together)
+        raise PrsaError("far enough")
+
+    monkeypatch.setattr("prsa.study.run_grid", grid)
+    assert reproduce.main(["--preset", "quick", *given]) == 2 and asked == [together]
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):

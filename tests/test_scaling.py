@@ -12,12 +12,15 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+import xarray as xr
 from matplotlib import pyplot as plt
 from tiny import make_scene, make_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prsa import bench_plots, scaling
-from prsa.config import METHODS
+from prsa import split_scene
+from prsa.config import METHODS, make_config
+from prsa.ensemble import Ensemble, can_train_together
 from prsa.errors import PrsaError
 from prsa.study import COMPARATORS, STUDY
 from prsa.train import NetworkTrainer
@@ -117,16 +120,44 @@ def test_workers_count_runs_after_the_first_of_each(monkeypatch, tmp_path):
     assert [row["ratio"] for row in rows] == [1.0, 0.8] and json.loads(json.dumps(rows)) == rows
 
 
-def test_batched_seeds_give_the_losses_and_gradients_of_single_networks(monkeypatch):
-    monkeypatch.setattr(scaling, "BANDS", {"hsi": 6, "sar": 2})
-    calls = scaling.ensemble(3, 16)
-    (one, gradients), (other, batched) = calls["single"](), calls["batched"]()
-    assert one.shape == (3,) and len(one.unique()) == 3
-    torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
-    assert gradients.keys() == batched.keys()
-    for name, value in gradients.items():
-        assert value.shape[0] == 3
-        torch.testing.assert_close(batched[name], value, atol=2e-3 * float(value.abs().max()), rtol=0, msg=name)
+def test_seeds_are_timed_both_ways_in_whole_steps(monkeypatch):
+    monkeypatch.setattr(scaling, "noise_scene", lambda shape: make_scene(shape=shape))
+    monkeypatch.setattr(scaling, "SIDE", 40)
+    monkeypatch.setattr(scaling, "ENSEMBLES", ((3, 16),))
+    counted = []
+    step = scaling.Trainer.step
+    monkeypatch.setattr(scaling.Trainer, "step", lambda self, x, y, first: counted.append((type(self).__name__, *y.shape)) or step(self, x, y, first))
+    row, = scaling.ensembles(1)
+    assert (row["seeds"], row["batch"], row["threads"], row["device"]) == (3, 16, 1, "cpu")
+    assert row["ratio"] == pytest.approx(row["batched_samples_per_s"] / row["single_samples_per_s"], rel=0.01) and json.loads(json.dumps(row)) == row
+    single, batched = counted.count(("Trainer", 16)), counted.count(("Ensemble", 3, 16))
+    assert single == 3 * batched > 0, "both ways take the same steps"
+
+
+@pytest.mark.parametrize("name, runs", [("mixed", 1), ("together", 3)])
+def test_a_faster_way_is_compared_run_by_run(monkeypatch, name, runs):
+    monkeypatch.setattr(scaling, "BESIDE_SCENES", (7, 8))
+    monkeypatch.setattr(scaling, "EMBEDDED", ("sim-sar", "sim-tri"))
+    monkeypatch.setattr(scaling, "open_scene", lambda source: make_scene(name=source))
+    monkeypatch.setattr(scaling, "split_scene", lambda scene: split_scene(scene, "random"))
+    asked = []
+
+    def run(seconds, right):
+        counts = np.zeros((1, 1, 2, 2), int)
+        counts[0, 0] = [[right, 10 - right], [0, 10]]
+        return xr.Dataset({"confusion": (("head", "part", "class", "predicted"), counts)}, {"head": ["fused"], "part": ["val"]}, {"seconds": seconds})
+
+    def fit(scene, method, split, seed=0, device="auto", mixed=False):
+        asked.append((seed, device, mixed))
+        return run(2 if mixed else 6, 8 if mixed else 6), None
+
+    monkeypatch.setattr(scaling, "fit", fit)
+    monkeypatch.setattr(scaling, "fit_together", lambda scene, method, split, seeds, device: [(run(2, 8), None) for _ in seeds])
+    table = scaling.beside(name)
+    assert table.columns.tolist() == ["scene", "ratio", "val_oa", f"val_oa_{name}"] and table["scene"].tolist() == ["sim-sar:7", "sim-tri:7"]
+    assert table["ratio"].tolist() == [3, 3] and table["val_oa"].tolist() == [80, 80] and table[f"val_oa_{name}"].tolist() == [90, 90]
+    assert [a for a in asked if not a[2]][:runs] == [(seed, "cpu", False) for seed in range(runs)] and len(asked) == (4 if name == "mixed" else 6)
+    assert torch.get_num_threads() == 1
 
 
 def test_profile_shares_add_up_to_one(monkeypatch):
@@ -174,14 +205,17 @@ class ReadsBack(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("method", [name for name in (*STUDY, *COMPARATORS) if not METHODS[name].get("classifier")])
-def test_no_step_reads_back_from_the_device(monkeypatch, method):
+@pytest.mark.parametrize("method, seeds", [(name, 1) for name in (*STUDY, *COMPARATORS) if not METHODS[name].get("classifier")] + [
+    (name, 2) for name in (*STUDY, *COMPARATORS) if can_train_together(make_config(name))])
+def test_no_step_reads_back_from_the_device(monkeypatch, method, seeds):
     """On a CPU, because reading back is a property of the operations; the record of an epoch is read after its last step."""
     monkeypatch.setattr(torch.nn.functional, "one_hot", lambda y, k: (y[:, None] == torch.arange(k)).long())  # torch's checks its input, on CPUs only
     if METHODS[method].get("network"):
         monkeypatch.setattr(tiny, "Trainer", NetworkTrainer)
     trainer = make_trainer(make_scene(), method)
-    step = trainer._step
+    if seeds > 1:
+        trainer = Ensemble(make_scene(), split_scene(make_scene(), "blocks", radius=2), trainer.config, [0, 1], torch.device("cpu"))
+    step = trainer.step
     with ReadsBack() as sentinel:
         torch.ones(2)[torch.tensor([True, False])].sum().item()
     assert sentinel.seen == ["index", "_local_scalar_dense"]
@@ -191,6 +225,6 @@ def test_no_step_reads_back_from_the_device(monkeypatch, method):
         with sentinel:
             return step(x, y, first)
 
-    trainer._step = watched
+    trainer.step = watched
     trainer.epoch(1)
     assert not sentinel.seen

@@ -1,6 +1,7 @@
 """The grid of runs: order and errors, one result whatever the number of processes, and no harm from kill -9."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 import torch
 from tiny import make_scene
 
-from prsa import paths, runs, save_scene
+from prsa import paths, runs, save_scene, study
 from prsa.config import METHODS
 from prsa.errors import PrsaError
 from prsa.study import ABLATIONS, COMPARATORS, SENSITIVITY, SENSITIVITY_SEEDS, STUDY, RunSpec, _worker_setup, grid, open_runs, run_grid, run_path
@@ -143,6 +145,39 @@ def test_one_process_gives_what_two_give(finished, results):
     assert [p.name for p in alone] == [p.name for p in where] and not set(alone) & set(where)
     assert_same_runs(alone, where)
     assert sorted(p.name for p in (results / "quick" / "runs").iterdir()) == sorted(p.name for p in alone), "no stray file"
+
+
+def test_seeds_that_are_trained_together_are_the_same_runs(finished, scene_file, results):
+    _, specs, where = finished
+    alone = small_specs(scene_file, ("ogm-ge",))
+    together = run_grid(specs + alone, 1, "cpu", together=True)
+    assert [p.name for p in together[:len(where)]] == [p.name for p in where] and all(p.is_file() for p in together)
+    for one, other in zip(together, where):
+        one, other = (runs.load_run(path) for path in (one, other))
+        assert one.attrs["trained_with"] == "0 1" and "trained_with" not in other.attrs
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-3)
+        assert one.attrs["seed"] == other.attrs["seed"] and one.attrs["run_id"] == other.attrs["run_id"]
+    assert not any("trained_with" in runs.load_run(path).attrs for path in together[len(where):])
+
+
+def test_a_task_is_a_run_or_all_missing_seeds_of_a_configuration():
+    specs = [RunSpec("sim-sar", method, seed) for seed in (0, 1, 2) for method in ("prsanet", "mft", "rf", "mmpareto")]
+    specs += [RunSpec("sim-sar", "prsanet", 0, "full", (("lambda_p", 1.0),)), RunSpec("sim-tri", "prsanet", 2)]
+    assert study.tasks(specs, False) == [(spec,) for spec in specs]
+    grouped = study.tasks(specs, True)
+    assert sorted(sum(map(list, grouped), []), key=str) == sorted(specs, key=str)
+    assert [[s.seed for s in group] for group in grouped if len(group) > 1] == [[0, 1, 2]] and grouped[0] == tuple(specs[0:12:4])
+
+
+@pytest.mark.parametrize("device, together, expected", [("cpu", None, False), ("cuda", None, True), ("cpu", True, True), ("cuda", False, False), ("mps", None, False)])
+def test_seeds_are_trained_together_on_a_cuda_device(finished, results, monkeypatch, device, together, expected):
+    _, specs, _ = finished
+    monkeypatch.setattr("prsa.train.pick_device", lambda name: torch.device(name))
+    asked = []
+    monkeypatch.setattr(study, "tasks", lambda specs, together: asked.append(together) or [])
+    monkeypatch.setattr(study, "ProcessPoolExecutor", lambda *a: contextlib.nullcontext(types.SimpleNamespace(shutdown=lambda **k: None)))
+    run_grid(specs, 1, device, together=together)
+    assert asked == [expected]
 
 
 def test_runs_carry_their_names(finished):
