@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import paths, tables
-from .config import make_config
+from . import metrics, paths, tables
 from .errors import PrsaError
 
 REFERENCE = paths.ROOT / "results" / "reference"
 STUDY = ("tables/*.csv", "figures/group_differences.png", "figures/claims.png", "figures/robustness_*.png", "figures/dial_*.png", "timing.json")
 COMPARISON = ("tables/datasets.csv", "tables/accuracy.csv", "tables/ranking.csv", "tables/complexity.csv", "figures/accuracy_ranking.png",
-              "figures/rank_intervals.png", "figures/critical_difference.png", "timing.json")
+              "figures/rank_intervals.png", "figures/critical_difference.png")
 MEASURED = ("bench/training.json", "bench/mapping.json", "bench/complexity.csv", "bench/speed.png", "bench/scaling.csv", "bench/scaling_exponents.csv",
-            "bench/scaling.png", "bench/grid.json", "bench/profile.csv", "bench/mixed.csv", "tuning.csv", "research.csv")  # as far as there are any
+            "bench/scaling.png", "bench/grid.json", "bench/profile.csv", "bench/profile_before.csv", "bench/mixed.csv", "bench/together.csv", "tuning.csv", "research.csv")  # as far as there are any
 
 
 def results_block(reference: Path) -> str:
@@ -72,14 +71,13 @@ def comparison_block(reference: Path) -> str:
     """Every method: OA per scene, mean rank, and by how much prsanet is ahead of it."""
     accuracy, ranking = (pd.read_csv(reference / "comparison" / "tables" / f"{name}.csv") for name in ("accuracy", "ranking"))
     datasets = pd.read_csv(reference / "comparison" / "tables" / "datasets.csv").set_index("scene")
-    timing = json.loads((reference / "comparison" / "timing.json").read_text())
     shown = tables.readable(ranking.drop(columns=["n_scenes", "n_seeds", "oa_mean"]), "ranking").set_index("method")
     for scene, part in accuracy.groupby("scene", sort=False):
         cells = tables.readable(part.drop(columns="family")).set_index("method")["OA"]
         shown[f"{scene} ({'simulated' if datasets.loc[scene, 'simulated'] else 'real'})"] = cells.reindex(shown.index).fillna("–")
     ours, best = ranking.set_index("method").loc["prsanet"], ranking[ranking["method"].ne("prsanet")].iloc[0]
     place = int(ranking["method"].eq("prsanet").to_numpy().argmax()) + 1
-    return (f"{len(ranking)} methods, {len(datasets)} scenes, {timing['seeds']} seeds, trained from nothing in {timing['minutes']:.0f} minutes on {timing['cores']} cores. By mean rank "
+    return (f"{len(ranking)} methods, {len(datasets)} scenes, {ours['n_seeds']:.0f} seeds. By mean rank "
             f"`prsanet` ({ours['rank_mean']:.1f}) is number {place}; the best of the others is `{best['method']}` ({best['rank_mean']:.1f}), and `prsanet` minus "
             f"`{best['method']}` is {shown.loc[best['method'], 'prsanet minus it']} points of OA. Test OA, mean ± sd over seeds; 95 % intervals from a bootstrap "
             f"over scenes, then seeds.\n\n{tables.markdown(shown.reset_index())}")
@@ -101,8 +99,30 @@ def speed_block(reference: Path) -> str:
             f"({bench['training']['machine']['cores']} threads).\n")
 
 
+BESIDE = {"mixed": "encoders in bfloat16", "together": "three seeds as one batched network"}
+
+
+def _beside(table: pd.DataFrame, name: str) -> str:
+    """A faster way of training beside the study's, over scenes: speed and accuracy."""
+    speed, oa = metrics.mean_interval(table["ratio"]), metrics.mean_interval(table[f"val_oa_{name}"] - table["val_oa"])
+    return (f"{BESIDE[name]} ({len(table)} scenes) {speed[0]:.2f} [{speed[1]:.2f}, {speed[2]:.2f}] times the speed, "
+            f"{oa[0]:+.1f} [{oa[1]:.1f}, {oa[2]:.1f}] points of OA")
+
+
+def _profile(folder: Path) -> str:
+    """Time of an epoch and of a map before and after the work on speed, and the share of convolutions in it."""
+    cells = {}
+    for name, when in (("profile_before", "before"), ("profile", "now")):
+        table = pd.read_csv(folder / f"{name}.csv")
+        table["conv_ms"] = table["ms"].where(table["operation"].str.contains("conv"), 0)
+        for (task, patch), part in table.groupby(["task", "patch"], sort=False):
+            total = part["ms"].sum()
+            cells.setdefault((task, str(patch)), {}).update({f"{when}, s": f"{total / 1000:.2f}", f"{when}, in convolutions": f"{100 * part['conv_ms'].sum() / total:.0f} %"})
+    return tables.markdown(pd.DataFrame([{"one thread": {"training": "an epoch", "mapping": "a map"}[task], "patch": patch, **row} for (task, patch), row in cells.items()]))
+
+
 def bench_block(reference: Path) -> str:
-    """The benchmark: both tasks beside the usual pipeline, workers, seeds trained as one, and how time grows with the size."""
+    """The benchmark: both tasks beside the usual pipeline, where their time goes, workers, seeds trained as one, and how time grows with the size."""
     folder, rows = reference / "bench", []
     for name, what in (("mapping", "pixels"), ("training", "samples")):
         for r in json.loads((folder / f"{name}.json").read_text())["ratios"]:
@@ -111,11 +131,13 @@ def bench_block(reference: Path) -> str:
     table = pd.DataFrame(rows, columns=["task", "method", "patch", "per second", "times the usual pipeline", "target", "operations saved (times)", "share of the matrix-product rate"])
     grid, growth = json.loads((folder / "grid.json").read_text()), pd.read_csv(folder / "scaling_exponents.csv")
     workers = ", ".join(f"{r['runs_per_hour']:,} runs per hour with {r['workers']} ({r['ratio']:.2f} of {r['workers']} times one)" for r in grid["workers"])
-    seeds = ", ".join(f"{r['ratio']:.2f} ({r['seeds']} seeds, batch {r['batch']})" for r in grid["ensembles"])
+    seeds = ", ".join(f"{r['ratio']:.2f} ({r['seeds']} seeds, batch {r['batch']}, threads: {r['threads']})" for r in grid["ensembles"])
+    beside = "; ".join(_beside(pd.read_csv(folder / f"{name}.csv"), name) for name in BESIDE)
     growth = growth[growth["quantity"].eq("seconds")].assign(cell=lambda t: [f"{a:.2f} [{b:.2f}, {c:.2f}]" for a, b, c in zip(t["exponent"], t["exponent_lo"], t["exponent_hi"])])
     shown = growth.pivot(index="against", columns="task", values="cell").reindex(dict.fromkeys(growth["against"])).rename_axis("exponent of time against").reset_index()
-    return (f"{tables.markdown(table)}\nWorker processes: {workers}. Several seeds as one batched network, as multiples of the speed of one after the other: {seeds}; "
-            f"no gain at the study's batch of {make_config('concat').batch}, so training does not use them. Where the time of a step and of a map goes: `profile.csv`.\n\n{tables.markdown(shown)}")
+    return (f"{tables.markdown(table)}\nWorker processes: {workers}. Several seeds as one batched network, as multiples of the speed of one after the other "
+            f"({', '.join(dict.fromkeys(r['device'] for r in grid['ensembles']))}): {seeds}. Beside the study's way of training, validation pixels of development scenes, "
+            f"one thread: {beside}.\n\n{_profile(folder)}\n{tables.markdown(shown)}")
 
 
 BLOCKS = {"bench": bench_block, "results": results_block, "findings": findings_block, "comparison": comparison_block, "speed": speed_block}

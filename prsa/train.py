@@ -339,7 +339,7 @@ def label_run(run: xr.Dataset, method: str, seed: int, preset: str, changed: dic
 
 
 def fit(scene: xr.Dataset, method: str = "prsanet", split: xr.DataArray | None = None, seed: int = 0, preset: str = "full",
-        device: str = "auto", on_epoch=None, mixed: bool = False, **overrides) -> tuple[xr.Dataset, "PRSANet | Network | Classifier"]:
+        device: str = "auto", on_epoch=None, mixed: bool = False, **overrides) -> tuple[xr.Dataset, torch.nn.Module | Classifier]:
     """Train one network or classifier and evaluate it.
 
     ``method``: a name of `prsa.config.METHODS`, or the name of a modality to train that one alone; ``split``: from `split_scene` (default:

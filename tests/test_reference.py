@@ -44,16 +44,15 @@ def test_results_block_shows_the_study_only(tmp_path):
     assert evaluated(tmp_path, runs) == evaluated(tmp_path, runs + more)
 
 
-def test_comparison_block_says_place_lead_and_cost(tmp_path):
+def test_comparison_block_says_place_and_lead(tmp_path):
     folder = tmp_path / "comparison" / "tables"
     folder.mkdir(parents=True)
-    (folder.parent / "timing.json").write_text(json.dumps({"minutes": 31.4, "seeds": 3, "cores": 2}))
     (folder / "datasets.csv").write_text("scene,simulated\na,1\nb,0\n")
     (folder / "accuracy.csv").write_text("scene,simulated,method,family,oa_mean,oa_sd\na,1,hsi,single,10,1\na,1,mft,network,61.25,1\na,1,prsanet,study,60,2\nb,0,mft,network,50,1\n")
     (folder / "ranking.csv").write_text("method,family,n_scenes,n_seeds,rank_mean,rank_lo,rank_hi,oa_mean,d_oa,d_oa_lo,d_oa_hi\n"
                                         "mft,network,2,3,1.25,1,2,55,-1.5,-3,0.5\nprsanet,study,2,3,1.75,1,2,53,0,0,0\n")
     text = reference.comparison_block(tmp_path)
-    assert "2 methods, 2 scenes, 3 seeds" in text and "31 minutes on 2 cores" in text and "`prsanet` (1.8) is number 2" in text
+    assert "2 methods, 2 scenes, 3 seeds" in text and "`prsanet` (1.8) is number 2" in text
     assert "`mft` is -1.5 [-3.0, 0.5] points" in text and "a (simulated)" in text and "b (real)" in text and "| 61.2 ± 1.0 | 50.0 ± 1.0 |" in text
     assert "hsi" not in text
 
@@ -75,13 +74,20 @@ def test_bench_block_reads_ratios_workers_and_exponents(tmp_path):
     (tmp_path / "bench" / "mapping.json").write_text(json.dumps({"ratios": [ratio | {"pixels_per_s": 123456, "target": 50, "operations_ratio": 12.7}]}))
     (tmp_path / "bench" / "training.json").write_text(json.dumps({"ratios": [ratio | {"samples_per_s": 7890}]}))
     grid = {"workers": [{"workers": 1, "runs_per_hour": 1000, "ratio": 1.0}, {"workers": 2, "runs_per_hour": 1900, "ratio": 0.95}],
-            "ensembles": [{"seeds": 4, "batch": 32, "ratio": 0.86}]}
+            "ensembles": [{"seeds": 4, "batch": 32, "threads": 2, "device": "cpu", "ratio": 0.86}]}
+    for name, gain in (("mixed", 1), ("together", -1)):
+        (tmp_path / "bench" / f"{name}.csv").write_text(f"scene,ratio,val_oa,val_oa_{name}\na,1.2,70,{70 + gain}\nb,1.2,71,{71 + gain}\nc,1.2,72,{72 + gain}\n")
+    for name, ms in (("profile_before", (3000, 1000)), ("profile", (1500, 300))):
+        (tmp_path / "bench" / f"{name}.csv").write_text("task,patch,operation,ms,share,calls\n" + "".join(
+            f"mapping,7,{operation},{value},0.5,1\n" for operation, value in zip(("mkldnn_convolution", "all others"), ms)))
     (tmp_path / "bench" / "grid.json").write_text(json.dumps(grid))
     (tmp_path / "bench" / "scaling_exponents.csv").write_text("task,against,quantity,exponent,exponent_lo,exponent_hi\ntraining,pixels,seconds,0.912,0.8,1\n"
                                                               "training,pixels,memory_mb,7,7,7\nmapping,pixels,seconds,1,0.9,1.1\n")
     text = reference.bench_block(tmp_path)
     assert "| mapping | concat | 7 | 123,456 pixels | 12.5 | 50 | 12.7 | 67 % |" in text and "| training | concat | 7 | 7,890 samples | 12.5 | 3 | 1 | 67 % |" in text
-    assert "1,900 runs per hour with 2 (0.95 of 2 times one)" in text and "0.86 (4 seeds, batch 32)" in text
+    assert "1,900 runs per hour with 2 (0.95 of 2 times one)" in text and "after the other (cpu): 0.86 (4 seeds, batch 32, threads: 2)" in text
+    assert "bfloat16 (3 scenes) 1.20 [1.20, 1.20] times the speed, +1.0 [1.0, 1.0] points" in text and "batched network (3 scenes) 1.20 [1.20, 1.20] times the speed, -1.0" in text
+    assert "| a map | 7 | 4.00 | 75 % | 1.80 | 83 % |" in text
     assert "| pixels | 1.00 [0.90, 1.10] | 0.91 [0.80, 1.00] |" in text
 
 
