@@ -6,7 +6,7 @@ import torch
 from tiny import make_scene
 
 from prsa.errors import PrsaError
-from prsa.patches import PatchSource, band_statistics, dihedral_offsets, normalise, reflect_index
+from prsa.patches import PatchSource, band_statistics, dihedral_offsets, normalise, reflect_index, upload
 
 SIDES = {"hsi": 7, "sar": 3, "dsm": 5}
 
@@ -125,3 +125,21 @@ def test_a_band_without_data_on_training_pixels_is_an_error():
 def test_normalise_puts_no_data_at_the_mean():
     values = torch.tensor([[1.0, torch.nan], [5.0, 4.0]])
     assert normalise(values, torch.tensor([3.0, 0.0]), torch.tensor([2.0, 8.0])).tolist() == [[-1.0, 0.0], [1.0, 0.5]]
+
+
+def test_upload_waits_for_nobody_on_a_gpu():
+    """Pinned memory and a copy that does not block; elsewhere a plain copy, and nothing for nothing."""
+    calls = []
+
+    class Drawn:
+        def pin_memory(self):
+            calls.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            calls.append((device.type, non_blocking))
+            return "there"
+
+    assert upload(Drawn(), torch.device("cuda")) == "there" and calls == ["pinned", ("cuda", True)]
+    values = torch.arange(3)
+    assert torch.equal(upload(values, torch.device("cpu")), values) and upload(None, torch.device("cpu")) is None
