@@ -32,7 +32,7 @@ from .study import RunSpec, run_grid
 from .tables import write_text
 from .train import Trainer, fit, pick_device
 
-METHOD, SIDE, REPEATS = "prsanet", 128, 2  # of all sizes: the method, pixels on a side of the scene, and how often a time is taken (the least counts)
+METHOD, SIDE, REPEATS = "prsanet", 128, 5  # of all sizes: the method, pixels on a side of the scene, and how often a time is taken (the least counts)
 # What grows, all else equal: pixels of a batch or a map, bands of the larger modality, classes, and modalities of `EACH` bands.
 SIZES = {"pixels": {"training": (32, 64, 128, 256, 512), "mapping": (64**2, 90**2, 128**2, 181**2, 256**2)},
          "bands": dict.fromkeys(("training", "mapping"), (18, 36, 72, 144, 288)),
