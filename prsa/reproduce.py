@@ -100,9 +100,10 @@ def run_notebook(path: Path, out: Path, parameters: dict, kernel: str = KERNEL, 
     for old in (out, failed):  # an older copy must not pass for this one
         old.unlink(missing_ok=True)
     try:
-        # Without the encryption, which kernels of this age offer, each prints a warning.
+        # Without the encryption, which kernels of this age offer, each prints a warning; now and then one calls its regular end an error.
         execute_notebook(_literal(path), _literal(temporary), values, kernel_name=kernel, language="python", progress_bar=False,
-                         cwd=cwd or path.parent, config=Config(KernelManager={"transport_encryption": "auto"}))
+                         cwd=cwd or path.parent, config=Config(KernelManager={"transport_encryption": "auto"}),
+                         extra_arguments=["--log-level=CRITICAL"])
         os.replace(temporary, out)
     except PapermillExecutionError as error:
         os.replace(temporary, failed)

@@ -49,6 +49,12 @@ def test_parameters_arrive_and_the_notebook_runs_in_its_folder(tmp_path):
     assert names(out.parent) == ["a.ipynb"]
 
 
+def test_a_kernel_that_is_ended_has_nothing_to_say(tmp_path):
+    """A kernel that is interrupted on its way out would log an error, in one notebook of a dozen."""
+    path = notebook(tmp_path / "01_a.ipynb", "print('level', get_ipython().kernel.parent.log_level)")
+    assert "level 50" in texts(reproduce.run_notebook(path, tmp_path / "a.ipynb", {}))
+
+
 def test_unknown_parameter_is_refused_before_anything_is_written(tmp_path):
     path, out = notebook(tmp_path / "01_a.ipynb"), tmp_path / "out" / "a.ipynb"
     with pytest.raises(PrsaError, match=r"01_a.ipynb: unknown parameter sceens.*declares scenes, seeds"):
