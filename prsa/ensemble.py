@@ -61,6 +61,7 @@ class Ensemble(Trainer):
         self.optimise(self.parameters.values())
         self.shadow = self.shadow_heads(*seeds)
         self.s = self.s.expand(len(seeds), -1)
+        self.rule.history = None  # a rule that reads it is of one network: better an error than the history of another seed
 
     def each(self, function, *values):
         def one(parameters, buffers, *values):

@@ -18,11 +18,15 @@ class Rule:
     """PRM with IIPL, METHOD 3 and 4 (ours): the weight of every modality's prototype loss; the base of all other rules.
 
     ``progress`` is the share of the epochs up to and including the present one, 0 to 1, and ``history`` the records of the finished ones; the
-    training loop sets both. ``together``: several seeds may be trained as one batched network (`prsa.ensemble`), because ``to_encoders`` and
-    ``history``, which are of one network, are left alone.
+    training loop sets both. ``together``: several seeds may be trained as one batched network (`prsa.ensemble`). A rule with a
+    ``to_encoders`` of its own is left out unless it says otherwise; one that reads ``history`` or keeps tensors between calls says False itself.
     """
 
     together = True
+
+    def __init_subclass__(cls):
+        if "to_encoders" in vars(cls) and "together" not in vars(cls):
+            cls.together = False
 
     def __init__(self, config: Config):
         self.config, self.progress, self.history = config, 0.0, []
@@ -53,8 +57,6 @@ class OgmGe(Rule):
     kernel becomes k_m g + noise, Gaussian with the standard deviation of the elements of g before it is scaled. Kernels only, as in the
     authors' code: normalisation layers and biases keep their gradient. In all epochs, while that code's default stops after half of them.
     """
-
-    together = False
 
     def to_encoders(self, model, encoded, on_z, y, rng):
         """Raises `PrsaError` when the fused feature is not [z^1 .. z^M], because the head then has no columns of one modality."""
@@ -113,8 +115,6 @@ class MMPareto(Rule):
     2 (a_f g_f + a_u g_u), stretched to the length of g_f + g_u, which is never shorter. That length is the encoder's, so that the direction
     stays; the authors' code stretches tensor by tensor. Any number of modalities, because every encoder is treated alone.
     """
-
-    together = False
 
     def to_encoders(self, model, encoded, on_z, y, rng):
         """Raises `PrsaError` without a fused loss or without auxiliary heads."""

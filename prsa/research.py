@@ -28,8 +28,6 @@ START = {"lambda_p": 0.3, "base": 1.0, "tau_p": 0.3, "lambda_sa": 0.3, "tau_s": 
 class Surgery(Rule):
     """The prototype gradient on z without its part against the fused one, per sample and modality."""
 
-    together = False
-
     def to_encoders(self, model, encoded, on_z, y, rng):
         ours, fused = self.config.lambda_p * on_z["prototype"], on_z["fused"]  # (B, M, D)
         against = (ours * fused).sum(2, keepdim=True).clamp(max=0)

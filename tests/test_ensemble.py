@@ -88,6 +88,8 @@ def test_a_rule_that_reaches_into_one_network_is_never_batched():
     rules = [kind for module in (rebalance, research) for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, rebalance.Rule)]
     own = {kind for kind in rules if kind.to_encoders is not rebalance.Rule.to_encoders}
     assert len(own) == 3 and not any(kind.together for kind in own) and not research.Gated.together and not research.FastDropout.together
+    mine = type("Mine", (rebalance.Pmr,), {"to_encoders": lambda self, model, encoded, on_z, y, rng: None})
+    assert not mine.together and not type("Heir", (mine,), {}).together and type("Sure", (mine,), {"together": True, "to_encoders": mine.to_encoders}).together
     assert {kind for kind in rules if kind.together} >= {rebalance.Rule, rebalance.Pmr, rebalance.ModalityDropout, research.Window}
 
 
