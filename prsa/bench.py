@@ -204,7 +204,7 @@ def map_logits(model: PRSANet, scene: xr.Dataset) -> torch.Tensor:
 def patch_map(model: PRSANet, scene: xr.Dataset, batch: int = 256) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """The usual map, to compare with: the network sees the window of every pixel. Land cover (y, x) 1..K, confidence (y, x), logits (y, x, K).
 
-    The batch is the fastest of 32 to 4,096 on the machine of the reference: large ones wait for memory."""
+    Batches of 128 and 256 are about equally fast on the machine of the reference; larger ones wait for memory."""
     model.eval()
     shape, device = (scene.sizes["y"], scene.sizes["x"]), next(model.parameters()).device
     statistics = {m: tuple(s.cpu() for s in pair) for m, pair in model.statistics().items()}

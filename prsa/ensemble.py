@@ -17,7 +17,7 @@ from .errors import PrsaError
 from .evaluate import evaluate
 from .model import PRSANet
 from .patches import upload
-from .train import Choice, Streams, Trainer, label_run, pick_device, setting
+from .train import Choice, Streams, Trainer, label_run, pick_device, setting, with_factors
 
 
 def can_train_together(config: Config) -> bool:
@@ -54,9 +54,10 @@ class Ensemble(Trainer):
         parameters, buffers = stack_module_state([_Bound(model) for model in self.models])
         self.parameters = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         self.buffers = {name: value.clone() for name, value in buffers.items()}
+        batched = self.parameters | self.buffers
         for i, model in enumerate(self.models):
             for name, value in (*model.named_parameters(), *model.named_buffers()):
-                value.data = (self.parameters | self.buffers)[f"model.{name}"].data[i]
+                value.data = batched[f"model.{name}"].data[i]
         self.bound = _Bound(self.model)
         self.optimise(self.parameters.values())
         self.shadow = self.shadow_heads(*seeds)
@@ -93,9 +94,9 @@ class Ensemble(Trainer):
         return self.shadow.accuracy(out["z"].transpose(0, 1).flatten(1, 2), y).view(len(self.models), -1)
 
     def remember(self, record, s):
-        records = [{key: values[i] for key, values in record.items()} for i in range(len(self.models))]
-        for one, of_seed, self.history in zip(records, s, self.histories):
-            super().remember(one, of_seed)
+        records = [with_factors({key: values[i] for key, values in record.items()}, of_seed) for i, of_seed in enumerate(s)]
+        for history, one in zip(self.histories, records):
+            history.append(one)
         return records
 
     def run(self, on_epoch: Callable[[int, list[dict]], None] | None = None) -> list[int]:

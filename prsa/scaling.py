@@ -227,7 +227,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        write_text(beside(sys.argv[1]).to_csv(index=False, float_format="%.4g", lineterminator="\n"), paths.results("full") / "bench" / f"{sys.argv[1]}.csv")
+    if len(sys.argv) > 1:
+        chosen = sys.argv[1]
+        if chosen not in BESIDE:
+            sys.exit(f"error: expected {' or '.join(BESIDE)}, got {chosen!r}. Fix: python -m prsa.scaling {next(iter(BESIDE))}")
+        write_text(beside(chosen).to_csv(index=False, float_format="%.4g", lineterminator="\n"), paths.results("full") / "bench" / f"{chosen}.csv")
     else:
         main()

@@ -105,6 +105,11 @@ def follow(model: PRSANet, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return optimisation_degree(model.bank.logits(z), y)
 
 
+def with_factors(record: dict, s: torch.Tensor) -> dict:
+    """The record of an epoch with its optimisation degrees s (M,), imbalance factors and pushes."""
+    return record | {"s": s.numpy(), "rho": imbalance_factor(s).numpy() if len(s) > 1 else np.ones(1), "beta": push(s).numpy()}
+
+
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Cosine per modality between two gradients on z, (B, M, D) each -> (M,)."""
     return F.cosine_similarity(a.transpose(0, 1).flatten(1), b.transpose(0, 1).flatten(1), dim=1)
@@ -183,7 +188,8 @@ class Trainer:
 
     def draw(self, numbers: Callable[[Streams], torch.Tensor | None]) -> torch.Tensor | None:
         """Random numbers from the streams, on the device; None stays None."""
-        return upload(numbers(self.streams), self.device)
+        drawn = numbers(self.streams)
+        return None if drawn is None else upload(drawn, self.device)
 
     def batch(self, index: torch.Tensor, symmetry: torch.Tensor) -> dict[str, torch.Tensor]:
         """Windows (B, C, p, p) per modality around the pixels ``index`` (B,), turned and mirrored by ``symmetry`` (B,)."""
@@ -219,10 +225,9 @@ class Trainer:
         return self.remember(record, self.s.cpu())
 
     def remember(self, record: dict, s: torch.Tensor) -> dict:
-        """Add what follows from s (M,) to the record of an epoch, keep it and return it."""
-        record |= {"s": s.numpy(), "rho": imbalance_factor(s).numpy() if len(s) > 1 else np.ones(1), "beta": push(s).numpy()}
-        self.history.append(record)
-        return record
+        """Keep the record of an epoch, completed by what follows from s (M,), and return it."""
+        self.history.append(with_factors(record, s))
+        return self.history[-1]
 
     def step(self, x: dict[str, torch.Tensor], y: torch.Tensor, first: bool) -> dict[str, torch.Tensor]:
         """Gradients of all parameters for one batch, and what is measured of it."""
@@ -272,6 +277,9 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, np.ndarray]:
         """Accuracy of the fused head and of every branch and shadow head on the watched validation pixels (NaN without any)."""
+        if not self.n_held:
+            unknown = np.full(self.s.shape, np.nan)
+            return {"accuracy": unknown[..., 0], "branch_accuracy": unknown, "probe_accuracy": unknown}
         self.model.eval()
         index = torch.arange(self.n_train, self.n_train + self.n_held, device=self.device)
         x, y = self.patches.gather(index), self.y[index]

@@ -11,6 +11,7 @@ from prsa import fit, predict_map, rebalance, research, runs, split_scene
 from prsa.config import METHODS, make_config
 from prsa.ensemble import Ensemble, can_train_together, fit_together
 from prsa.errors import PrsaError
+from prsa.splits import VAL
 
 SEEDS = [3, 0, 11]
 TOGETHER = [method for method in METHODS if can_train_together(make_config(method))]
@@ -135,6 +136,14 @@ def test_runs_are_those_of_fit(three):
         assert all(run[name].shape == single[name].shape for name in run.variables)
         np.testing.assert_allclose(run["loss"], single["loss"], rtol=1e-3, err_msg="single precision, after few steps")
         assert (predict_map(model, three).values == run["map"].values).mean() > 0.99
+
+
+def test_without_validation_pixels(three):
+    split = split_scene(three, "random")
+    split.values[split.values == VAL] = 0
+    for run, _ in fit_together(three, "prsanet", split, (0, 1), "quick", "cpu", **(SMALL | {"epoch_choice": "validation"})):
+        assert run.attrs["n_val"] == 0 and run.attrs["epoch_used"] == SMALL["epochs"] and np.isfinite(run["accuracy"].sel(watched="train")).all()
+        assert all(np.isnan(run[name].sel(watched="val")).all() for name in ("accuracy", "branch_accuracy", "probe_accuracy"))
 
 
 def test_divergence_of_a_seed_is_an_error(three):

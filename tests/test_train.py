@@ -8,7 +8,7 @@ import torch
 from tiny import OWN, SMALL, assert_same_weights, in_double, make_scene, make_trainer, weights
 
 from prsa import fit, predict_map, split_scene
-from prsa.config import make_config
+from prsa.config import METHODS, make_config
 from prsa.errors import PrsaError
 from prsa.model import stream_seed
 from prsa.splits import TEST, TRAIN, VAL
@@ -294,11 +294,14 @@ def test_the_number_of_steps_is_capped(two):
     assert make_trainer(two, epochs=9, max_steps=0).epochs == 9 and make_trainer(two, epochs=2, max_steps=10_000).epochs == 2
 
 
-def test_without_validation_pixels(two):
+@pytest.mark.parametrize("method", [name for name, changed in METHODS.items() if not changed.get("classifier")])
+def test_without_validation_pixels(two, method):
     split = split_scene(two, "random")
     split.values[split.values == VAL] = 0
-    run, _ = tiny_fit(two, split=split, epoch_choice="validation")
-    assert np.isnan(run["accuracy"].sel(watched="val")).all() and run.attrs["n_val"] == 0 and run.attrs["epoch_used"] == SMALL["epochs"]
+    run, _ = tiny_fit(two, method, split, epoch_choice="validation")
+    assert run.attrs["n_val"] == 0 and run.attrs["epoch_used"] == SMALL["epochs"] and np.isfinite(run["accuracy"].sel(watched="train")).all()
+    for name in ("accuracy", "branch_accuracy", "probe_accuracy"):
+        assert np.isnan(run[name].sel(watched="val")).all(), name
 
 
 @pytest.mark.parametrize("lr", [1e20, 1e38])
