@@ -7,11 +7,10 @@ SEEDS   ?=
 JOBS    ?=
 DEVICE  ?= auto
 METHODS ?=
-TOGETHER ?=
 PYTHON  ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c $(PYTHON_OK) >/dev/null 2>&1 && echo $$p && break; done)
 
 # A mistyped variable would start the default study without a word.
-KNOWN   := SCENES SEEDS JOBS DEVICE METHODS TOGETHER PYTHON CONDA
+KNOWN   := SCENES SEEDS JOBS DEVICE METHODS PYTHON CONDA
 UNKNOWN := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$(filter-out $(KNOWN),$v))))
 ifneq ($(UNKNOWN),)
   $(error unknown variable $(UNKNOWN). Expected one of $(KNOWN))
@@ -32,8 +31,10 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH
 
+# What only maintainers run: speed, tuning, the finished search, the reference.
+RECORD   = PYTHONPATH=tests $(PY) -m record
 STUDY    = $(PY) -m prsa.reproduce --device '$(DEVICE)' $(if $(SCENES),--scenes $(SCENES)) \
-           $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(METHODS),--methods $(METHODS)) $(if $(TOGETHER),--together '$(TOGETHER)')
+           $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(METHODS),--methods $(METHODS))
 
 # A folder that was moved is installed again: the kernel and the package are registered by their absolute path.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
@@ -107,20 +108,20 @@ lab: $(STAMP)
 	@$(PY) -m jupyterlab notebooks
 
 data: $(STAMP)
-	@$(PY) -m prsa.benchmarks $(SCENES)
+	@$(PY) -m prsa.data.benchmarks $(SCENES)
 
 # Measuring processes start from one that has loaded the package, and runpy would warn in each that the module is there already.
 bench: $(STAMP)
-	@PYTHONWARNINGS=ignore::RuntimeWarning:runpy $(PY) -m prsa.bench
+	@PYTHONWARNINGS=ignore::RuntimeWarning:runpy $(RECORD).bench
 
 tune: $(STAMP)
-	@$(PY) -m prsa.tuning
+	@$(RECORD).tuning
 
 research: $(STAMP)
-	@$(PY) -m prsa.research
+	@$(RECORD).research
 
 reference: $(STAMP)
-	@$(PY) -m prsa.reference
+	@$(RECORD).reference
 
 clean:
 	@rm -rf $(ENV) results/quick build *.egg-info .pytest_cache

@@ -29,7 +29,7 @@ class Config:
     lambda_aux: float = 0.0  # weight of one auxiliary linear head per branch (ours, beyond the abstract)
     base: float = 0.0  # b: push that every modality gets; 0 is PMR's form
     rebalance: bool = True  # let the imbalance factor add beta_m to b
-    rule: str = "prsa.rebalance:Rule"  # "module:class" that balances the modalities; the default is PRM, off while lambda_p is 0
+    rule: str = "prsa.training.rule:Rule"  # "module:class" that balances the modalities; the default is PRM, off while lambda_p is 0
     strength: float = 0.0  # the one own setting of another rule: its alpha, gamma, weight or probability
     tau_p: float = 0.3  # temperature of the prototype classifier
     momentum: float = 0.9  # mu of the prototype bank
@@ -75,9 +75,9 @@ PRESETS: dict[str, dict] = {
 _PRM = {"lambda_p": 1.0, "base": 1.0}
 _SAGF = {"fusion": "sagf", "lambda_sa": 0.3}
 _PRSANET = _SAGF | _PRM | {"lambda_p": 0.3, "vote": 1.0}
-_RULES = "prsa.rebalance:"
-_NETWORKS = "prsa.baselines:"
-_CLASSICAL = "prsa.classical:"
+_RULES = "prsa.comparators.rebalancing:"
+_NETWORKS = "prsa.comparators.networks:"
+_CLASSICAL = "prsa.comparators.classical:"
 METHODS: dict[str, dict] = {
     "late": {"fusion": "late", "lambda_aux": 1.0},
     "concat": {},

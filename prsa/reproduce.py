@@ -18,12 +18,11 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from . import paths
+from . import files
 from .errors import PrsaError
 
 KERNEL = "prsa"  # registered by `make env` inside the environment
 _EVALUATION = tuple(f"sim-{kind}{seed}" for kind in ("sar", "lidar", "tri") for seed in ("", ":1", ":2"))
-TOGETHER = {"auto": None, "yes": True, "no": False}
 DEFAULTS = {"full": (_EVALUATION, 3), "quick": (("sim-sar",), 2)}  # preset: scenes, seeds
 
 
@@ -198,40 +197,39 @@ def _absolute(scene: str) -> str:
     return str(Path(scene).expanduser().resolve()) if scene.endswith(".nc") else scene
 
 
-def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: list[str] | None, preset: str, together: bool | None = None) -> Path:
+def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: list[str] | None, preset: str) -> Path:
     """Check everything, train what is missing, write tables after every round of seeds, execute the notebooks; returns the results folder.
-
-    ``together`` as for `prsa.study.run_grid`.
 
     Raises `PrsaError`; before the first run starts, nothing has been written then.
     """
-    from . import study, tables
-    from .train import pick_device
+    from .report import tables
+    from .study import execute, plan
+    from .training.loop import pick_device
 
     start = time.monotonic()
     if jobs < 1:
         raise PrsaError(f"JOBS: expected 1 or more, got {jobs}.")
     pick_device(device)
     scenes = [_absolute(scene) for scene in scenes]
-    specs = study.grid(scenes, methods, seeds, preset)
-    dial = study.dial_grid(scenes, seeds, preset) if methods is None else []
+    specs = plan.grid(scenes, methods, seeds, preset)
+    dial = plan.dial_grid(scenes, seeds, preset) if methods is None else []
     everything = list(dict.fromkeys(specs + dial))
     opened, splits = {}, {}
     for source in dict.fromkeys(scenes):
-        scene, split = study.scene_and_split(source, preset)
+        scene, split = plan.scene_and_split(source, preset)
         name = scene.attrs["name"]
         if name in opened:
             raise PrsaError(f"SCENES: expected different names, got {name!r} twice, the second from {source}. Fix: change the file's attribute 'name'.")
         opened[name], splits[name] = scene, split
-    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9A][0-9]_*.ipynb"))  # A: appendices
+    notebooks = sorted(files.NOTEBOOKS.glob("[0-9A][0-9]_*.ipynb"))  # A: appendices
     for notebook in notebooks:
         declared(notebook)
-    results = paths.results(preset)
+    results = files.results(preset)
 
     def write_tables(*_):
-        missing = {spec.seed for spec in specs if not spec.overrides and not study.run_path(spec).is_file()}
-        there = [spec for spec in specs if spec.seed not in missing and study.run_path(spec).is_file()]
-        tables.write_all(study.open_runs(there), opened, splits, results / "tables")
+        missing = {spec.seed for spec in specs if not spec.overrides and not plan.run_path(spec).is_file()}
+        there = [spec for spec in specs if spec.seed not in missing and plan.run_path(spec).is_file()]
+        tables.write_all(plan.open_runs(there), opened, splits, results / "tables")
         return len({spec.seed for spec in there})
 
     first = []  # minutes until the first table
@@ -241,8 +239,8 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
         print(f"{chr(10) * sys.stderr.isatty()}seed {seed} finished: tables of {write_tables()} of {seeds} seeds in {results / 'tables'}", flush=True)
 
     print(f"{len(everything)} runs ({', '.join(opened)}; {seeds} seeds; preset {preset}), {jobs} at a time", flush=True)
-    fresh = not any(study.run_path(spec).is_file() for spec in everything)
-    study.run_grid(everything, jobs, device, on_round, together)
+    fresh = not any(plan.run_path(spec).is_file() for spec in everything)
+    execute.run_grid(everything, jobs, device, on_round)
     write_tables()
     print(f"executing {len(notebooks)} notebooks", flush=True)
     parameters = {"scenes": scenes, "seeds": seeds, "preset": preset, "jobs": jobs, "device": device, "methods": methods}
@@ -251,7 +249,7 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
     if fresh:  # the time of a resumed study says nothing
         timing = {"minutes": round(minutes, 1), "first_table_minutes": round(first[0], 1), "runs": len(everything), "scenes": list(opened), "seeds": seeds,
                   "jobs": jobs, "cores": cores(), "device": str(pick_device(device))}
-        tables.write_text(json.dumps(timing, indent=1) + "\n", results / "timing.json")
+        files.write_text(json.dumps(timing, indent=1) + "\n", results / "timing.json")
     print(f"done in {minutes:.1f} min. In {results}:\n  tables/     CSV, Markdown, LaTeX\n  figures/    PNG, PDF\n"
           "  notebooks/  executed copies\n  report/     the same as HTML", flush=True)
     return results
@@ -270,13 +268,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="runs per scene and method (default: 3; quick: 2)")
     parser.add_argument("--jobs", type=int, default=cores(), help="processes at a time (default: one per core)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--together", choices=tuple(TOGETHER), default="auto", help="train the seeds of a method as one batched network (auto: on CUDA)")
     parser.add_argument("--methods", nargs="+", help="methods to compare (default: those of the study)")
     try:
         given = parser.parse_args(arguments)
         scenes, seeds = DEFAULTS[given.preset]
-        reproduce(given.scenes or list(scenes), seeds if given.seeds is None else given.seeds, given.jobs, given.device, given.methods, given.preset,
-                  TOGETHER[given.together])
+        reproduce(given.scenes or list(scenes), seeds if given.seeds is None else given.seeds, given.jobs, given.device, given.methods, given.preset)
     except PrsaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import make_scene
 
-from prsa.scene import open_scene
+from prsa.data.sources import open_scene
 
 
 @pytest.fixture(autouse=True, scope="session")

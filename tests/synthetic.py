@@ -51,7 +51,7 @@ def _confusion(rng, skill, totals):
 
 
 def make_run(scene="sim-sar", method="prsanet", seed=0, modalities=("hsi", "sar"), classes=8, epochs=20, overrides=None, simulated=1, size=60, shift=0.0):
-    """One run file as `prsa.runs` would hold it; ``shift`` moves its overall accuracy (fraction)."""
+    """One run file as `prsa.study.runs` would hold it; ``shift`` moves its overall accuracy (fraction)."""
     overrides = overrides or {}
     rng = np.random.default_rng([seed, *method.encode(), *json.dumps(overrides).encode(), *scene.encode()])
     n_mod, features, samples = len(modalities), 16, 30 * classes

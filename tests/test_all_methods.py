@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 from tiny import make_scene
 
-from prsa import config, runs, save_scene, study, table_plots, tables
+from prsa import config, save_scene
+from prsa.figures import table_plots
+from prsa.report import tables
+from prsa.study import plan, runs
 
 
 @pytest.fixture(scope="module")
@@ -16,15 +19,15 @@ def everything(tmp_path_factory):
         patch.setenv("PRSA_RESULTS", str(folder / "results"))
         patch.setitem(config.PRESETS, "quick", {"epochs": 1, "patch": 5, "width": 6, "features": 8, "batch": 64})
         source = str(save_scene(make_scene(("hsi", "sar", "dsm"), name="tiny"), folder / "tiny.nc"))
-        specs = study.grid([source], ["all"], 2, "quick")
+        specs = plan.grid([source], ["all"], 2, "quick")
         for spec in specs:
-            study.train_runs((spec,), "cpu")
-        yield source, specs, study.open_runs(specs)
+            plan.train_runs((spec,), "cpu")
+        yield source, specs, plan.open_runs(specs)
 
 
 def test_every_method_leaves_a_run_of_its_own(everything):
     _, specs, found = everything
-    assert {run.attrs["method"] for run in found} == {*study.STUDY, *study.COMPARATORS} and len(found) == len(specs)
+    assert {run.attrs["method"] for run in found} == {*plan.STUDY, *plan.COMPARATORS} and len(found) == len(specs)
     assert len({run.attrs["run_id"] for run in found}) == len(specs)
     for run in found:
         settings = config.METHODS[run.attrs["method"]]
@@ -43,10 +46,10 @@ def test_budget_and_split_are_the_same_for_all(everything):
 
 def test_tables_and_figures_hold_every_method(everything, tmp_path):
     source, _, found = everything
-    scene, split = study.scene_and_split(source, "quick")
+    scene, split = plan.scene_and_split(source, "quick")
     written = tables.write_all(found, {"tiny": scene}, {"tiny": split}, tmp_path)
     table = {path.stem: pd.read_csv(path) for path in written if path.suffix == ".csv"}
-    methods = {*study.STUDY, *study.COMPARATORS}
+    methods = {*plan.STUDY, *plan.COMPARATORS}
     assert set(table["accuracy"]["method"]) == methods | {"hsi", "sar", "dsm"} and set(table["ranking"]["method"]) == methods
     assert set(table["complexity"]["method"]) == methods and not table["accuracy"].isna().any(axis=None)
     assert not {"mft", "svm", "rf"} & set(table["imbalance"]["method"]) and {"ogm-ge", "mmpareto"} <= set(table["imbalance"]["method"])

@@ -9,13 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prsa import baselines
-from prsa.baselines import MFT, CoupledCNN, CrossPatchLayer, EndNet, HetConv, S2ENet, Spectral3D, Tokens
+from prsa.comparators import networks
+from prsa.comparators.networks import (
+    MFT,
+    CoupledCNN,
+    CrossPatchLayer,
+    EndNet,
+    HetConv,
+    NetworkTrainer,
+    S2ENet,
+    Spectral3D,
+    Tokens,
+)
 from prsa.config import make_config
+from prsa.data.splits import split_scene
 from prsa.errors import PrsaError
-from prsa.evaluate import evaluate_pixels
-from prsa.splits import split_scene
-from prsa.train import NetworkTrainer
+from prsa.study.evaluate import evaluate_pixels
 
 METHODS = {"endnet": EndNet, "coupled-cnn": CoupledCNN, "s2enet": S2ENet, "mft": MFT}
 every = pytest.mark.parametrize("method", METHODS)
@@ -310,8 +319,8 @@ def test_one_modality_is_refused(method):
 
 @every
 def test_probabilities_are_those_of_the_patches(method, three, monkeypatch):
-    monkeypatch.setattr(baselines, "GATHERED", 100)
-    monkeypatch.setattr(baselines, "CHUNK", 30)
+    monkeypatch.setattr(networks, "GATHERED", 100)
+    monkeypatch.setattr(networks, "CHUNK", 30)
     statistics = {m: (three[m].values.mean((1, 2)), three[m].values.std((1, 2))) for m in ("hsi", "sar", "dsm")}
     net = make(method, {"hsi": 6, "sar": 2, "dsm": 1}, statistics=statistics)
     centres = np.random.default_rng(0).permutation(40 * 48)[:250]

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from record import bench, bench_plots, scaling
 from test_scaling import sizes_table
 from tiny import make_scene, make_trainer, weights
 from torch.utils.data import DataLoader
 
-from prsa import bench, bench_plots, scaling
 from prsa.config import make_config
+from prsa.data.patches import PatchSource, band_statistics
+from prsa.data.scene import check_scene
 from prsa.errors import PrsaError
-from prsa.patches import PatchSource, band_statistics
-from prsa.predict import predict_map
-from prsa.scene import check_scene
+from prsa.mapping import predict_map
 
 CPU = torch.device("cpu")
 

@@ -12,10 +12,11 @@ import pytest
 from tiny import make_scene
 from tiny_benchmarks import BANDS, GRID, classes_of, make
 
-from prsa import benchmarks, download, open_scene, split_scene
-from prsa.benchmarks import BENCHMARKS
+from prsa import open_scene, split_scene
+from prsa.data import benchmarks, download
+from prsa.data.benchmarks import BENCHMARKS
+from prsa.data.scene import check_scene
 from prsa.errors import PrsaError
-from prsa.scene import check_scene
 
 SPLIT = ("houston2013", "augsburg", "berlin", "houston2018")
 # Typed from the data sets' descriptions: grid, bands, classes, archive, totals.
@@ -379,13 +380,14 @@ def test_command_line_makes_what_it_can_and_reports_the_rest(by_hand, data, tiny
 
 def test_a_benchmark_is_studied_at_full_size(tmp_path, monkeypatch):
     """Patch 11 and 150 epochs with the full preset, a split whose buffer fits that patch, results beside those of the full study."""
-    from prsa import paths, study
-    from prsa.scene import save_scene
+    from prsa import files
+    from prsa.data.scene import save_scene
+    from prsa.study import plan
 
     path = str(save_scene(make_scene(("hsi", "sar")).drop_vars("split", errors="ignore"), tmp_path / "tiny.nc"))
-    monkeypatch.setattr(study, "BENCHMARKS", {path: None})
+    monkeypatch.setattr(plan, "BENCHMARKS", {path: None})
     monkeypatch.setenv("PRSA_RESULTS", str(tmp_path / "results"))
-    config, _, split = study.resolve(study.RunSpec(path, "prsanet", 0, "full"))
+    config, _, split = plan.resolve(plan.RunSpec(path, "prsanet", 0, "full"))
     assert (config.patch, config.epochs, config.max_steps) == (11, 150, 0) and split.attrs["radius"] == 5
-    assert study.run_path(study.RunSpec(path, "prsanet", 0, "full")).parent == paths.results("full") / "runs"
-    assert study.resolve(study.RunSpec(path, "prsanet", 0, "quick"))[0].patch == 7
+    assert plan.run_path(plan.RunSpec(path, "prsanet", 0, "full")).parent == files.results("full") / "runs"
+    assert plan.resolve(plan.RunSpec(path, "prsanet", 0, "quick"))[0].patch == 7

@@ -13,8 +13,10 @@ import pytest
 from matplotlib.colors import to_hex
 from synthetic import counts, make_run
 
-from prsa import claims, claims_plots, metrics, tables
+from prsa import metrics
 from prsa.errors import PrsaError
+from prsa.figures import claims_plots
+from prsa.report import claims, tables
 
 TWO, THREE = ("hsi", "sar"), ("hsi", "lidar", "rgb")
 _BASE = {}

@@ -10,13 +10,14 @@ from sklearn.dummy import DummyClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from tiny import make_scene
 
-from prsa import classical, fit, predict_map, split_scene
-from prsa.classical import Classifier, class_probabilities, spatial_features
+from prsa import fit, predict_map, split_scene
+from prsa.comparators import classical
+from prsa.comparators.classical import Classifier, class_probabilities, spatial_features
 from prsa.config import METHODS, make_config
+from prsa.data.patches import band_statistics
+from prsa.data.splits import TEST, TRAIN, VAL
 from prsa.errors import PrsaError
-from prsa.patches import band_statistics
-from prsa.runs import check_run, load_run, save_run
-from prsa.splits import TEST, TRAIN, VAL
+from prsa.study.runs import check_run, load_run, save_run
 
 CLASSICAL = [m for m, settings in METHODS.items() if "classifier" in settings]
 SIDES = {"hsi": 7, "sar": 3, "dsm": 5}
@@ -320,7 +321,7 @@ def test_windows_must_not_reach_over_the_gap_of_the_split():
 
 def test_unknown_classifier():
     with pytest.raises(PrsaError, match="setting classifier: expected 'module:name'.*nobody"):
-        made(make_scene(), classifier="prsa.classical:nobody")
+        made(make_scene(), classifier="prsa.comparators.classical:nobody")
 
 
 @pytest.mark.parametrize("method", CLASSICAL)

@@ -6,11 +6,23 @@ import torch
 from synthetic import make_scene as wide_scene
 from tiny import CLASSES, make_scene, make_trainer
 
-from prsa import degrade, simulate, split_scene
-from prsa.degrade import CLEAN, STRENGTHS, cloud_shadow, degradations, degraded_counts, direct_share, dominant, noisy, without_bands
+from prsa import split_scene
+from prsa.data import simulate
+from prsa.data.patches import normalise
+from prsa.data.splits import TEST
 from prsa.errors import PrsaError
-from prsa.patches import normalise
-from prsa.splits import TEST
+from prsa.study import degrade
+from prsa.study.degrade import (
+    CLEAN,
+    STRENGTHS,
+    cloud_shadow,
+    degradations,
+    degraded_counts,
+    direct_share,
+    dominant,
+    noisy,
+    without_bands,
+)
 
 NAMES = ("hsi", "sar", "dsm")
 

@@ -13,8 +13,10 @@ import pytest
 import xarray as xr
 from synthetic import make_run, make_scene, make_study
 
-from prsa import diagnostics, table_plots, tables
 from prsa.errors import PrsaError
+from prsa.figures import diagnostics, table_plots
+from prsa.report import tables
+from prsa.report.diagnostics import area_drift, calibration, calibration_error
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,7 @@ def striped(shift=0.0):
 
 
 def test_area_drift_is_the_shift_in_training_deviations():
-    table = diagnostics.area_drift(*striped(3.0)).set_index(["modality", "class"])["drift"]
+    table = area_drift(*striped(3.0)).set_index(["modality", "class"])["drift"]
     np.testing.assert_allclose(table[[("a", "one"), ("a", "two"), ("b", "one"), ("b", "two")]], [0, 3, 0, 0], atol=1e-6)
 
 
@@ -44,12 +46,12 @@ def test_area_drift_leaves_out_rare_classes_and_no_data():
     scene["a"].values[:, 15, 0] = np.nan
     rare = split.where(~((scene["label"] == 2) & (split == 3)), 0)
     rare[15, 10:15] = 3  # five test pixels of class two are left
-    assert set(diagnostics.area_drift(scene, rare)["class"]) == {"one"}
-    assert np.isfinite(diagnostics.area_drift(scene, split)["drift"]).all()
+    assert set(area_drift(scene, rare)["class"]) == {"one"}
+    assert np.isfinite(area_drift(scene, split)["drift"]).all()
 
 
 def test_drift_plot_shows_every_class_and_the_median():
-    table = diagnostics.area_drift(*make_scene())
+    table = area_drift(*make_scene())
     ax = diagnostics.drift_plot(table)
     shown = sorted(line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1)
     np.testing.assert_allclose(shown, sorted(table["drift"]))
@@ -103,9 +105,9 @@ def test_calibration_counts_by_hand():
     wrong[:5, 10:] = True  # 50 of the 200 test pixels, with confidence 0.65
     land[wrong], confidence[wrong] = 2, 0.65
     run = xr.Dataset({"map": (("y", "x"), land), "confidence": (("y", "x"), confidence)})
-    table = diagnostics.calibration(scene, split, [run])
+    table = calibration(scene, split, [run])
     np.testing.assert_allclose(table, [[0.65, 0, 0.25], [0.95, 1, 0.75]], atol=1e-6)
-    assert diagnostics.calibration_error(table) == pytest.approx(0.25 * 0.65 + 0.75 * 0.05, abs=1e-6)
+    assert calibration_error(table) == pytest.approx(0.25 * 0.65 + 0.75 * 0.05, abs=1e-6)
     ax = diagnostics.confidence_plot({"concat": table})
     np.testing.assert_allclose(ax.lines[0].get_xydata(), table[["confidence", "accuracy"]])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["concat"]
@@ -114,7 +116,7 @@ def test_calibration_counts_by_hand():
 def test_full_confidence_falls_into_the_last_bin():
     scene, split = striped()
     run = xr.Dataset({"map": scene["label"], "confidence": (("y", "x"), np.ones((20, 20), np.float32))})
-    assert diagnostics.calibration(scene, split, [run])["share"].tolist() == [1.0]
+    assert calibration(scene, split, [run])["share"].tolist() == [1.0]
 
 
 def test_accuracy_rankings_has_a_panel_per_scene():

@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 from synthetic import make_run, make_scene
 
-from prsa import dial, dial_plots, plots, study, tables
+from prsa.data.simulate import CONFIGS
 from prsa.errors import PrsaError
-from prsa.simulate import CONFIGS
-from prsa.study import DIAL, DIAL_METHODS, DIAL_SEEDS, RunSpec, dial_grid
+from prsa.figures import dial_plots, plots
+from prsa.report import dial, tables
+from prsa.study import plan
+from prsa.study.plan import DIAL, DIAL_METHODS, DIAL_SEEDS, RunSpec, dial_grid
 
 TWO, THREE = ("hsi", "sar"), ("hsi", "sar", "dsm")
 SETTINGS = {"sim-sar:0:0": 0.0, "sim-sar:0:0.4": 0.4, "sim-sar": 0.8, "sim-sar:0:1": 1.0}
@@ -92,12 +94,12 @@ def test_the_default_setting_is_the_run_of_the_study(kind, results):
     """The spec is the study's own, and naming the setting would lead to the same file."""
     default = CONFIGS[kind].dial
     assert default in DIAL
-    whole = study.grid([kind], None, 1)
+    whole = plan.grid([kind], None, 1)
     shared = [s for s in dial_grid([kind], 1) if s in whole]
-    assert {(s.scene, s.method) for s in shared} == {(kind, m) for m in DIAL_METHODS if m in study.STUDY} and len(shared) >= 3
+    assert {(s.scene, s.method) for s in shared} == {(kind, m) for m in DIAL_METHODS if m in plan.STUDY} and len(shared) >= 3
     named = RunSpec(f"{kind}:0:{default:g}", "concat", 0)
-    assert study.run_path(named) == study.run_path(RunSpec(kind, "concat", 0))
-    assert len({study.run_path(s) for s in dial_grid([kind], 1)}) == len(DIAL) * len(DIAL_METHODS)
+    assert plan.run_path(named) == plan.run_path(RunSpec(kind, "concat", 0))
+    assert len({plan.run_path(s) for s in dial_grid([kind], 1)}) == len(DIAL) * len(DIAL_METHODS)
 
 
 @pytest.mark.parametrize("scene, expected", [
@@ -233,7 +235,7 @@ def test_correlations_need_the_same_seeds_at_every_setting():
 
 
 def test_sensors_measure_what_the_dial_changes():
-    scenes = {d: study.scene_and_split(f"sim-sar:0:{d:g}") for d in (1.0, 0.0)}
+    scenes = {d: plan.scene_and_split(f"sim-sar:0:{d:g}") for d in (1.0, 0.0)}
     found = dial.sensors(scenes)
     assert found["dial"].tolist() == [0, 0, 1, 1] and found["modality"].tolist() == ["hsi", "sar"] * 2
     low, high = (found[found["dial"].eq(d)].set_index("modality") for d in (0, 1))
@@ -263,7 +265,7 @@ def test_written_files_hold_the_table_and_the_correlations(tmp_path):
 
 
 def test_nothing_is_written_without_runs_of_the_dial(tmp_path):
-    with pytest.raises(PrsaError, match="expected runs of the imbalance dial.*sim-sar.*study.dial_grid"):
+    with pytest.raises(PrsaError, match="expected runs of the imbalance dial.*sim-sar.*plan.dial_grid"):
         dial.write([run("concat", 0, "plots")], tmp_path)
     assert not list(tmp_path.iterdir())
 

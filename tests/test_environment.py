@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from prsa.paths import ROOT
+from prsa.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DIRECT = [Requirement(text) for text in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["test"]]
@@ -223,7 +223,7 @@ def test_make_test_runs_the_notebooks_in_a_call_of_their_own_with_the_named_kern
 
 
 def test_data_readme_gives_source_and_hash_of_every_benchmark_file():
-    from prsa.benchmarks import BENCHMARKS
+    from prsa.data.benchmarks import BENCHMARKS
 
     text = (ROOT / "data" / "README.md").read_text()
     for name, bench in BENCHMARKS.items():

@@ -8,11 +8,11 @@ import torch
 from tiny import CLASSES, SMALL, every_patch, make_scene
 
 from prsa import fit, metrics, predict_map, split_scene
-from prsa.degrade import degraded_counts
-from prsa.evaluate import KEPT_FEATURES, PARTS
-from prsa.runs import load_run, save_run
-from prsa.scene import scene_hash
-from prsa.splits import TEST, TRAIN, VAL
+from prsa.data.scene import scene_hash
+from prsa.data.splits import TEST, TRAIN, VAL
+from prsa.study.degrade import degraded_counts
+from prsa.study.evaluate import KEPT_FEATURES, PARTS
+from prsa.study.runs import load_run, save_run
 
 NAMES = ("hsi", "sar", "dsm")
 

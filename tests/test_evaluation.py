@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic import counts, make_run
 
-from prsa import evaluation, tables
+from prsa.report import evaluation, tables
 
 
 def run(scene, method, seed, oa=80.0, probe=(60.0, 40.0), rho=(2.0, 0.5)):

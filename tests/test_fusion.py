@@ -8,8 +8,8 @@ import torch
 
 from prsa.config import make_config
 from prsa.errors import PrsaError
-from prsa.fusion import FUSIONS, SAGF
-from prsa.model import PRSANet
+from prsa.network.fusion import FUSIONS, SAGF
+from prsa.network.prsanet import PRSANet
 
 B, K, D = 4, 3, 5
 cases = pytest.mark.parametrize("dtype, M, rounds", list(itertools.product([torch.float32, torch.float64], [2, 3], [1, 2])))

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from synthetic import make_run
 
-from prsa import groups, metrics
+from prsa import metrics
+from prsa.data.simulate import firsts, group_of, is_dial
 from prsa.errors import PrsaError
+from prsa.report import groups
 
 
 @pytest.mark.parametrize("scene, name, dial", [
@@ -13,11 +15,11 @@ from prsa.errors import PrsaError
     ("muufl", "muufl", False), ("/a:b/c:d.nc", "/a:b/c:d.nc", False),
 ])
 def test_scenes_of_a_kind_are_a_group_and_the_dial_is_none(scene, name, dial):
-    assert groups.group(scene) == name and groups.is_dial(scene) == dial
+    assert group_of(scene) == name and is_dial(scene) == dial
 
 
 def test_the_first_scene_of_every_group():
-    assert groups.firsts(["sim-sar:0:0.2", "sim-sar:1", "muufl", "sim-sar", "sim-tri", "sim-tri:1"]) == ["sim-sar:1", "muufl", "sim-tri"]
+    assert firsts(["sim-sar:0:0.2", "sim-sar:1", "muufl", "sim-sar", "sim-tri", "sim-tri:1"]) == ["sim-sar:1", "muufl", "sim-tri"]
 
 
 def test_roles_follow_the_mean_factor_at_the_end():

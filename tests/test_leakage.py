@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
+from record import leakage as leakage_record
 from synthetic import make_run
 from tiny import SMALL, make_scene
 
-from prsa import leakage, leakage_plots
+from prsa.data.splits import split_scene
 from prsa.errors import PrsaError
-from prsa.splits import split_scene
+from prsa.figures import leakage_plots
+from prsa.report import leakage
+from prsa.study.leakage import compare, thin
 
 
 def as_split(part, kind="fixed"):
@@ -109,19 +112,19 @@ def test_what_does_not_belong_together_is_refused(line):
 def test_thinning_takes_training_pixels_only_and_as_many_as_told():
     scene = make_scene()
     split, label = split_scene(scene, "random"), scene["label"].values
-    thinned = leakage.thin(split, label, np.array([3, 5, 7, 10_000]), seed=0)
+    thinned = thin(split, label, np.array([3, 5, 7, 10_000]), seed=0)
     counts = [int(((thinned.values == 1) & (label == k)).sum()) for k in (1, 2, 3, 4)]
     assert counts == [3, 5, 7, int(((split.values == 1) & (label == 4)).sum())]
     np.testing.assert_array_equal(thinned.values > 1, split.values > 1)
     assert thinned.attrs["hash"] == hashlib.sha256(thinned.values.tobytes()).hexdigest() != split.attrs["hash"]
     assert split.values.sum() != thinned.values.sum()
-    assert (leakage.thin(split, label, np.array([3] * 4), 0).values != leakage.thin(split, label, np.array([3] * 4), 1).values).any()
+    assert (thin(split, label, np.array([3] * 4), 0).values != thin(split, label, np.array([3] * 4), 1).values).any()
 
 
 def test_comparison_trains_both_kinds_on_equally_many_pixels_of_each_class(monkeypatch):
     scene = make_scene(noise=2.0)
     seen = []
-    runs, splits = leakage.compare(scene, seeds=2, preset="quick", device="cpu", on_run=seen.append, **SMALL)
+    runs, splits = compare(scene, seeds=2, preset="quick", device="cpu", on_run=seen.append, **SMALL)
     assert [(r.attrs["split_kind"], r.attrs["seed"]) for r in runs] == [("random", 0), ("blocks", 0), ("random", 1), ("blocks", 1)] and len(seen) == 4
     label = scene["label"].values
     for a, b in ((0, 1), (2, 3)):
@@ -133,7 +136,7 @@ def test_comparison_trains_both_kinds_on_equally_many_pixels_of_each_class(monke
     counts = runs[0]["confusion"].sel(head="fused", part="test").values
     assert leakage.audit(scene, splits[0], 2, runs[0]["map"].values)["oa_all"] == pytest.approx(100 * counts.trace() / counts.sum())
     with pytest.raises(PrsaError, match="1 or more"):
-        leakage.compare(scene, seeds=0)
+        compare(scene, seeds=0)
 
 
 def figure_tables():
@@ -172,20 +175,20 @@ def test_distance_figure_draws_what_the_table_holds_and_asks_when_it_is_not_one_
 def test_command_line_writes_tables_and_figure_or_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PRSA_RESULTS", str(tmp_path))
     monkeypatch.setattr("prsa.scene.open_scene", lambda source: make_scene())
-    monkeypatch.setattr(leakage, "compare", lambda scene, seeds, method, preset, device, on_run, real=leakage.compare: real(scene, seeds, method, preset, device, on_run, **SMALL))
-    assert leakage.main(["tiny", "--seeds", "1", "--preset", "quick"]) == 0
+    monkeypatch.setattr(leakage_record, "compare", lambda scene, seeds, method, preset, device, on_run, real=compare: real(scene, seeds, method, preset, device, on_run, **SMALL))
+    assert leakage_record.main(["tiny", "--seeds", "1", "--preset", "quick"]) == 0
     folder = tmp_path / "quick" / "leakage" / "tiny"
     assert sorted(p.name for p in folder.iterdir()) == ["leakage.csv", "leakage.pdf", "leakage.png", "leakage_by_distance.csv"]
     assert pd.read_csv(folder / "leakage.csv")["split_kind"].tolist() == ["blocks", "random (leaking)"]
     assert "random (leaking), seed 0: OA" in capsys.readouterr().out
-    assert leakage.main(["tiny", "--method", "nonsense"]) == 2
+    assert leakage_record.main(["tiny", "--method", "nonsense"]) == 2
     assert capsys.readouterr().err.startswith("error: unknown method")
 
 
 @pytest.mark.parametrize("real_scene", ["muufl_crop"], indirect=True)
 def test_random_beats_blocks_on_a_real_scene(real_scene):
     scene = real_scene
-    runs, splits = leakage.compare(scene, seeds=1, device="cpu", width=16, features=16, epochs=6)
+    runs, splits = compare(scene, seeds=1, device="cpu", width=16, features=16, epochs=6)
     table = leakage.leakage(runs, {scene.attrs["name"]: scene}, splits).set_index("split_kind")
     assert table.loc["random (leaking)", "share_overlap"] > 0.95 and table.loc["blocks", "share_overlap"] == 0
     assert table.loc["random (leaking)", "oa_all_mean"] > table.loc["blocks", "oa_all_mean"]

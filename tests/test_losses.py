@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny import OWN, make_trainer
 
-from prsa import losses
-from prsa.train import loss_terms, step_gradients
+from prsa.network import losses
+from prsa.training.loop import loss_terms, step_gradients
 
 B, K = 5, 4
 CASES = list(itertools.product([torch.float32, torch.float64], [2, 3]))

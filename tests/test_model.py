@@ -3,18 +3,28 @@
 import numpy as np
 import pytest
 import torch
-from tiny import BANDS, CLASSES, OWN, SMALL, assert_same_weights, every_patch, make_scene, make_trainer, weights
+from tiny import (
+    BANDS,
+    CLASSES,
+    OWN,
+    SMALL,
+    assert_same_weights,
+    every_patch,
+    make_scene,
+    make_trainer,
+    weights,
+)
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prsa import fit, predict_map, split_scene
 from prsa.config import Config, make_config
-from prsa.encoders import Encoder
+from prsa.data.splits import TRAIN
 from prsa.errors import PrsaError
-from prsa.fusion import FUSIONS
-from prsa.model import PRSANet, stream_seed
-from prsa.predict import scene_features
-from prsa.splits import TRAIN
+from prsa.mapping import scene_features
+from prsa.network.encoders import Encoder
+from prsa.network.fusion import FUSIONS
+from prsa.network.prsanet import PRSANet, stream_seed
 
 PATCHES = {"two": "hsi=7,sar=3", "three": "hsi=3,sar=9,dsm=5"}
 

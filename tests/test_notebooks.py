@@ -6,9 +6,9 @@ import re
 import nbformat
 import pytest
 
-from prsa import paths, reproduce
+from prsa import files, reproduce
 
-NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+NOTEBOOKS = sorted(files.NOTEBOOKS.glob("*.ipynb"))
 PARAMETERS = {"scenes", "seeds", "preset", "jobs", "device", "methods"}  # what `make reproduce` offers
 LINES, PROSE = 20, 0.45  # of a code cell at most; share of markdown cells at least
 

@@ -5,8 +5,15 @@ import pytest
 import torch
 from tiny import make_scene
 
+from prsa.data.patches import (
+    PatchSource,
+    band_statistics,
+    dihedral_offsets,
+    normalise,
+    reflect_index,
+    upload,
+)
 from prsa.errors import PrsaError
-from prsa.patches import PatchSource, band_statistics, dihedral_offsets, normalise, reflect_index, upload
 
 SIDES = {"hsi": 7, "sar": 3, "dsm": 5}
 

@@ -10,8 +10,10 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from synthetic import COMPARATORS, LONG_NAMES, SKILL, make_run, make_scene, make_study
 
-from prsa import maps, metrics, plots, ranking, style, table_plots, tables
+from prsa import metrics
 from prsa.errors import PrsaError
+from prsa.figures import maps, plots, style, table_plots
+from prsa.report import ranking, tables
 
 TWO, THREE = ("hsi", "sar"), ("hsi", "lidar", "rgb")
 

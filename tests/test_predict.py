@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny import every_patch, make_scene, make_trainer, weights
 
-from prsa.fusion import ANCHORS, FUSIONS
-from prsa.predict import predict_map, visit_logits
+from prsa.mapping import predict_map, visit_logits
+from prsa.network.fusion import ANCHORS, FUSIONS
 
 SETTINGS = [{"fusion": fusion} for fusion in (*FUSIONS, "late")] + [
     {"fusion": "sagf", "rounds": 2}, {"fusion": "sagf", "vote": 0.5}, *({"fusion": "sagf", "anchors": anchors} for anchors in ANCHORS)]

@@ -7,7 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prsa.prototypes import PrototypeBank, imbalance_factor, optimisation_degree, push
+from prsa.network.prototypes import (
+    PrototypeBank,
+    imbalance_factor,
+    optimisation_degree,
+    push,
+)
 
 B, K, D = 6, 4, 3
 both = pytest.mark.parametrize("dtype, M", list(itertools.product([torch.float32, torch.float64], [2, 3])))

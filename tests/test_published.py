@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from prsa import published, tables
+from prsa.report import published, tables
 
 LITERATURE = pd.read_csv(published.PUBLISHED)
 

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from synthetic import COMPARATORS, make_run, make_scene, make_study
 
-from prsa import metrics, ranking, tables
+from prsa import metrics
 from prsa.errors import PrsaError
+from prsa.report import ranking, tables
 
 # AUC of four decision trees on 14 data sets; the ranks printed beside them have the means 3.143, 2.000, 2.893 and 1.964
 DEMSAR_RANKS = np.array([

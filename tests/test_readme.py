@@ -7,9 +7,10 @@ import numpy as np
 from tiny import SMALL
 
 import prsa
-from prsa import config, paths, rebalance
+from prsa import config, files
+from prsa.comparators import rebalancing
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", paths.ROOT.joinpath("README.md").read_text(encoding="utf-8"), re.S | re.M)
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", files.ROOT.joinpath("README.md").read_text(encoding="utf-8"), re.S | re.M)
 
 
 def block(start):
@@ -20,9 +21,9 @@ def block(start):
 def test_the_example_of_a_new_method_is_short_and_trains(two, monkeypatch):
     rule, line = block("class Surgery"), block('"surgery"')
     assert len((rule + line).splitlines()) < 20
-    scope = dict(vars(rebalance))
+    scope = dict(vars(rebalancing))
     exec(rule, scope)
-    monkeypatch.setattr(rebalance, "Surgery", scope["Surgery"], raising=False)
+    monkeypatch.setattr(rebalancing, "Surgery", scope["Surgery"], raising=False)
     monkeypatch.setitem(config.METHODS, "surgery", ast.literal_eval("{" + line + "}")["surgery"])
     split = prsa.split_scene(two, radius=2)
     ours, _ = prsa.fit(two, "surgery", split, preset="quick", device="cpu", **SMALL)

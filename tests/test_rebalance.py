@@ -10,11 +10,19 @@ import torch
 from tiny import assert_same_weights, make_scene, make_trainer, weights
 from torch import nn
 
+from prsa.comparators.rebalancing import (
+    BranchAgreement,
+    MMPareto,
+    ModalityDropout,
+    OgmGe,
+    Pmr,
+    PmrCode,
+)
 from prsa.config import METHODS, make_config
 from prsa.errors import PrsaError
-from prsa.fusion import Concat
-from prsa.rebalance import BranchAgreement, MMPareto, ModalityDropout, OgmGe, Pmr, PmrCode, Rule
-from prsa.train import TERMS, loss_terms, step_gradients
+from prsa.network.fusion import Concat
+from prsa.training.loop import TERMS, loss_terms, step_gradients
+from prsa.training.rule import Rule
 
 NAMES = ("hsi", "sar", "dsm")
 RULED = [name for name, settings in METHODS.items() if "rule" in settings]
@@ -78,8 +86,8 @@ def direct(encoders, **parts):
 def test_default_rule_is_the_concatenation_baseline(M):
     """Whatever the settings of the rule say, without lambda_p no bit moves; nor for PMR without its two terms."""
     scene = make_scene(NAMES[:M])
-    runs = [make_trainer(scene, "concat"), make_trainer(scene, "concat", rule="prsa.rebalance:Rule", strength=0.7, base=2.0, rebalance=False),
-            make_trainer(scene, "concat", rule="prsa.rebalance:Pmr"), make_trainer(scene, "modality-dropout", strength=0.0)]
+    runs = [make_trainer(scene, "concat"), make_trainer(scene, "concat", rule="prsa.training.rule:Rule", strength=0.7, base=2.0, rebalance=False),
+            make_trainer(scene, "concat", rule="prsa.comparators.rebalancing:Pmr"), make_trainer(scene, "modality-dropout", strength=0.0)]
     for trainer in runs:
         trainer.epoch(1)
         trainer.epoch(2)

@@ -4,12 +4,14 @@ import json
 
 import pandas as pd
 import pytest
+from record import reference
 from synthetic import SKILL, make_run, make_study
 
-from prsa import claims, evaluation, paths, reference, tables
+from prsa import files
 from prsa.errors import PrsaError
+from prsa.report import claims, evaluation, tables
 
-README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+README = (files.ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_readme_blocks_are_made_from_the_reference_files():

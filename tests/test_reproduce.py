@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from prsa import paths, reproduce
+from prsa import files, reproduce
 from prsa.errors import PrsaError
 
 
@@ -122,7 +122,7 @@ def test_an_interrupt_ends_every_notebook_and_leaves_nothing(tmp_path):
     path = notebook(tmp_path / "01_slow.ipynb", f"open({str(tmp_path / 'started')!r}, 'w').write(str(__import__('os').getpid()))", "import time\ntime.sleep(300)")
     # a parent started in the background of a script hands down an ignored SIGINT
     code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from prsa.reproduce import run_notebooks; from pathlib import Path; run_notebooks([Path({str(path)!r})], Path({str(tmp_path / 'r')!r}), {{}}, 1)"
-    driver = subprocess.Popen([sys.executable, "-c", code], cwd=paths.ROOT, stderr=subprocess.PIPE)
+    driver = subprocess.Popen([sys.executable, "-c", code], cwd=files.ROOT, stderr=subprocess.PIPE)
     _until(lambda: (tmp_path / "started").is_file() and (tmp_path / "started").read_text())
     driver.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in driver.communicate(timeout=120)[1]
@@ -172,7 +172,7 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys,
 
 def test_a_damaged_scene_file_ends_the_process_with_code_2(tmp_path):
     (tmp_path / "scene.nc").write_bytes(b"no netCDF")
-    done = subprocess.run([sys.executable, "-m", "prsa.reproduce", "--scenes", tmp_path / "scene.nc"], cwd=paths.ROOT, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-m", "prsa.reproduce", "--scenes", tmp_path / "scene.nc"], cwd=files.ROOT, capture_output=True, text=True,
                           env=os.environ | {"PRSA_RESULTS": str(tmp_path / "results")})
     assert done.returncode == 2 and done.stderr.startswith("error: scene.nc: expected a readable netCDF file") and "Traceback" not in done.stderr
     assert not (tmp_path / "results").exists()
@@ -187,7 +187,7 @@ def test_together_reaches_the_grid(tmp_path, monkeypatch, given, together):
         asked.append(together)
         raise PrsaError("far enough")
 
-    monkeypatch.setattr("prsa.study.run_grid", grid)
+    monkeypatch.setattr("prsa.study.execute.run_grid", grid)
     assert reproduce.main(["--preset", "quick", *given]) == 2 and asked == [together]
 
 

@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from record import research
 from tiny import make_trainer
 
-from prsa import config, paths, research, research_plots, study
+from prsa import config, files
 from prsa.errors import PrsaError
+from prsa.figures import research_plots
+from prsa.study import plan
 
 
 def test_all_runs_are_on_development_scenes_and_rounds_share_none():
@@ -100,7 +103,7 @@ def test_figure_has_a_row_per_trial_and_an_interval():
 
 
 def test_the_kept_record_holds_every_trial_and_what_is_in_use_was_tried_last():
-    kept = pd.read_csv(paths.ROOT / "results" / "reference" / "research.csv")
+    kept = pd.read_csv(files.ROOT / "results" / "reference" / "research.csv")
     wanted = {(number, trial.name, spec.scene) for number in research.ROUNDS for trial, spec in research.specs(number)}
     assert set(zip(kept["round"], kept["name"], kept["scene"])) == wanted
     used = config.make_config("prsanet")
@@ -121,4 +124,4 @@ def test_a_run_becomes_a_row_per_modality(monkeypatch):
 
 
 def test_specs_reach_the_study():
-    assert all(isinstance(spec, study.RunSpec) and spec.seed == 0 for number in research.ROUNDS for _, spec in research.specs(number))
+    assert all(isinstance(spec, plan.RunSpec) and spec.seed == 0 for number in research.ROUNDS for _, spec in research.specs(number))

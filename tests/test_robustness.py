@@ -14,9 +14,10 @@ import pytest
 from matplotlib.colors import to_hex
 from synthetic import counts, make_run
 
-from prsa import groups, robustness, robustness_plots
 from prsa.errors import PrsaError
-from prsa.style import METHOD_COLOURS
+from prsa.figures import robustness_plots
+from prsa.figures.style import METHOD_COLOURS
+from prsa.report import groups, robustness
 
 FALL = {"none": 0.0, "hsi noise 0.5": 5.0, "hsi noise 2": 20.0, "hsi missing": 50.0, "sar missing": 10.0}
 _BASE = {}
@@ -151,7 +152,7 @@ def test_written_table_comes_back_and_reads_well(tmp_path):
 
 
 def test_words_are_those_of_the_evaluation():
-    from prsa import degrade
+    from prsa.study import degrade
 
     assert (degrade.CLEAN, degrade.MISSING) == (robustness.CLEAN, robustness.MISSING)
     assert list(degrade.STRENGTHS) == list(robustness_plots.AXES) and all(kind in robustness.NOTE for kind in (*degrade.STRENGTHS, degrade.MISSING))

@@ -12,7 +12,17 @@ from tiny import SMALL, make_scene
 from prsa import fit, split_scene
 from prsa.config import make_config, to_json
 from prsa.errors import PrsaError
-from prsa.runs import FORMAT, ATTRS, COORDS, DIMS, check_run, is_finished, load_run, run_id, save_run
+from prsa.study.runs import (
+    ATTRS,
+    COORDS,
+    DIMS,
+    FORMAT,
+    check_run,
+    is_finished,
+    load_run,
+    run_id,
+    save_run,
+)
 
 
 @pytest.fixture(scope="module")

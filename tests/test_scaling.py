@@ -14,16 +14,16 @@ import tiny
 import torch
 import xarray as xr
 from matplotlib import pyplot as plt
+from prsa.ensemble import Ensemble, can_train_together
+from record import bench_plots, scaling
 from tiny import make_scene, make_trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prsa import bench_plots, scaling
 from prsa import split_scene
+from prsa.comparators.networks import NetworkTrainer
 from prsa.config import METHODS, make_config
-from prsa.ensemble import Ensemble, can_train_together
 from prsa.errors import PrsaError
-from prsa.study import COMPARATORS, STUDY
-from prsa.train import NetworkTrainer
+from prsa.study.plan import COMPARATORS, STUDY
 
 SIZES = {"pixels": (16, 32, 64), "bands": (2, 4, 8)}
 
@@ -37,7 +37,7 @@ def threads():
 
 
 def sizes_table():
-    """A table as `prsa.scaling.sizes` makes it, of known powers: training 1 and 0.5, mapping 2; a map adds no memory."""
+    """A table as `record.scaling.sizes` makes it, of known powers: training 1 and 0.5, mapping 2; a map adds no memory."""
     rows = [{"task": task, "against": against, "size": size, "seconds": 1e-3 * size**power, "memory_mb": 3 * size**0.5 if task == "training" else 0.0}
             for against, values in SIZES.items() for task, power in (("training", 1), ("mapping", 2)) for size in values]
     return pd.DataFrame(rows)

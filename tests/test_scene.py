@@ -9,9 +9,10 @@ import xarray as xr
 from tiny import CLASSES, make_scene
 
 from prsa import open_scene, save_scene
+from prsa.data.scene import check_scene, class_names, modalities, scene_hash
+from prsa.data.simulate import EMBEDDED
 from prsa.errors import PrsaError
-from prsa.scene import atomic_netcdf, check_scene, class_names, modalities, scene_hash
-from prsa.simulate import EMBEDDED
+from prsa.files import atomic_netcdf
 
 
 def full_scene():

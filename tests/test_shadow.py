@@ -6,8 +6,8 @@ import torch
 from tiny import assert_same_weights, make_scene, make_trainer, weights
 
 from prsa import split_scene
-from prsa.shadow import ShadowHeads
-from prsa.train import SOURCES
+from prsa.training.loop import SOURCES
+from prsa.training.shadow import ShadowHeads
 
 M, D, K, B = 3, 5, 4, 17
 

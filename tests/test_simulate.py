@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from prsa import landscape
-from prsa import simulate as sim
+from prsa.data import landscape
+from prsa.data import simulate as sim
+from prsa.data.scene import check_scene, modalities
 from prsa.errors import PrsaError
-from prsa.scene import check_scene, modalities
 
 SCENES = {kind: sim.simulate(kind) for kind in sim.EMBEDDED}
 KINDS = pytest.mark.parametrize("kind", sim.EMBEDDED)

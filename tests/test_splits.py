@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tiny import CLASSES, make_scene
 
+from prsa.data.scene import class_names
+from prsa.data.splits import KINDS, TEST, TRAIN, VAL, part_counts, split_scene
 from prsa.errors import PrsaError
-from prsa.scene import class_names
-from prsa.splits import KINDS, TEST, TRAIN, VAL, part_counts, split_scene
 
 
 def leaks(part, label, radius, centres, held):

@@ -19,10 +19,22 @@ import pytest
 import torch
 from tiny import make_scene
 
-from prsa import paths, runs, save_scene, study
+from prsa import files, save_scene
 from prsa.config import METHODS
 from prsa.errors import PrsaError
-from prsa.study import ABLATIONS, COMPARATORS, SENSITIVITY, SENSITIVITY_SEEDS, STUDY, RunSpec, _worker_setup, grid, open_runs, run_grid, run_path
+from prsa.study import plan, runs
+from prsa.study.execute import _worker_setup, run_grid
+from prsa.study.plan import (
+    ABLATIONS,
+    COMPARATORS,
+    SENSITIVITY,
+    SENSITIVITY_SEEDS,
+    STUDY,
+    RunSpec,
+    grid,
+    open_runs,
+    run_path,
+)
 
 OVERRIDES = (("epochs", 2), ("features", 5), ("patch", 5), ("width", 6))
 TIMINGS = ("seconds", "samples_per_s", "content")
@@ -122,7 +134,7 @@ def test_a_spec_is_a_name_for_one_run(scene_file, results):
               dataclasses.replace(base, preset="full"), dataclasses.replace(base, overrides=(*base.overrides, ("lr", 0.01)))]
     where = [run_path(s) for s in (base, *others)]
     assert len(set(where)) == len(where) and run_path(base) == where[0]
-    assert where[0].parent == paths.results("quick") / "runs" and where[4].parent == paths.results("full") / "runs" == results / "runs"
+    assert where[0].parent == files.results("quick") / "runs" and where[4].parent == files.results("full") / "runs" == results / "runs"
     assert where[0].name.startswith("tiny__late__s0__") and where[0].suffix == ".nc"
 
 
@@ -163,8 +175,8 @@ def test_seeds_that_are_trained_together_are_the_same_runs(finished, scene_file,
 def test_a_task_is_a_run_or_all_missing_seeds_of_a_configuration():
     specs = [RunSpec("sim-sar", method, seed) for seed in (0, 1, 2) for method in ("prsanet", "mft", "rf", "mmpareto")]
     specs += [RunSpec("sim-sar", "prsanet", 0, "full", (("lambda_p", 1.0),)), RunSpec("sim-tri", "prsanet", 2)]
-    assert study.tasks(specs, False) == [(spec,) for spec in specs]
-    grouped = study.tasks(specs, True)
+    assert plan.tasks(specs, False) == [(spec,) for spec in specs]
+    grouped = plan.tasks(specs, True)
     assert sorted(sum(map(list, grouped), []), key=str) == sorted(specs, key=str)
     assert [[s.seed for s in group] for group in grouped if len(group) > 1] == [[0, 1, 2]] and grouped[0] == tuple(specs[0:12:4])
 
@@ -172,10 +184,10 @@ def test_a_task_is_a_run_or_all_missing_seeds_of_a_configuration():
 @pytest.mark.parametrize("device, together, expected", [("cpu", None, False), ("cuda", None, True), ("cpu", True, True), ("cuda", False, False), ("mps", None, False)])
 def test_seeds_are_trained_together_on_a_cuda_device(finished, results, monkeypatch, device, together, expected):
     _, specs, _ = finished
-    monkeypatch.setattr("prsa.train.pick_device", lambda name: torch.device(name))
+    monkeypatch.setattr("prsa.training.loop.pick_device", lambda name: torch.device(name))
     asked = []
-    monkeypatch.setattr(study, "tasks", lambda specs, together: asked.append(together) or [])
-    monkeypatch.setattr(study, "ProcessPoolExecutor", lambda *a: contextlib.nullcontext(types.SimpleNamespace(shutdown=lambda **k: None)))
+    monkeypatch.setattr(plan, "tasks", lambda specs, together: asked.append(together) or [])
+    monkeypatch.setattr(plan, "ProcessPoolExecutor", lambda *a: contextlib.nullcontext(types.SimpleNamespace(shutdown=lambda **k: None)))
     run_grid(specs, 1, device, together=together)
     assert asked == [expected]
 
@@ -268,7 +280,7 @@ def test_a_round_is_announced_once_when_its_runs_are_there(scene_file, results, 
 
     done, announced = set(), []
     monkeypatch.setattr("prsa.study.ProcessPoolExecutor", Here)
-    monkeypatch.setattr("prsa.study.Progress.step", lambda self, spec: done.add(spec))
+    monkeypatch.setattr("prsa.execute.Progress.step", lambda self, spec: done.add(spec))
     plain = [RunSpec(str(scene_file), method, seed, "quick") for seed in range(3) for method in ("late", "concat", "sagf", "prsanet")]
 
     def announce(seed):
@@ -294,7 +306,7 @@ SCRIPT = ("import json, sys; from prsa.study import RunSpec, run_grid; "
 def start(specs):
     """The grid in a process group of its own."""
     text = json.dumps([dataclasses.astuple(s) for s in specs])
-    environment = os.environ | {"PYTHONPATH": str(paths.ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(files.ROOT)}
     return subprocess.Popen([sys.executable, "-c", SCRIPT, text], env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
 
 

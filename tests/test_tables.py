@@ -12,8 +12,8 @@ import xarray as xr
 from scipy import stats
 from synthetic import COMPARATORS, LONG_NAMES, make_run, make_scene, make_study
 
-from prsa import tables
 from prsa.errors import PrsaError
+from prsa.report import tables
 
 SCENES = {"sim-sar": ("hsi", "sar"), "plots": ("hsi", "lidar", "rgb")}
 

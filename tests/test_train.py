@@ -5,14 +5,22 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import OWN, SMALL, assert_same_weights, in_double, make_scene, make_trainer, weights
+from tiny import (
+    OWN,
+    SMALL,
+    assert_same_weights,
+    in_double,
+    make_scene,
+    make_trainer,
+    weights,
+)
 
 from prsa import fit, predict_map, split_scene
 from prsa.config import METHODS, make_config
+from prsa.data.splits import TEST, TRAIN, VAL
 from prsa.errors import PrsaError
-from prsa.model import stream_seed
-from prsa.splits import TEST, TRAIN, VAL
-from prsa.train import SMOOTHING, TERMS, Trainer, pick_device
+from prsa.network.prsanet import stream_seed
+from prsa.training.loop import SMOOTHING, TERMS, Trainer, pick_device
 
 TIMINGS = ("seconds", "samples_per_s")
 

@@ -4,14 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from record import tuning
 
-from prsa import paths, study, tuning
+from prsa import files
 from prsa.config import METHODS
+from prsa.study import plan
 
 
 def test_every_method_with_a_setting_of_its_own_gets_as_many_trials_on_development_scenes():
     classical = {m for m, settings in METHODS.items() if "classifier" in settings}
-    assert set(tuning.TRIALS) == {*study.STUDY, *study.COMPARATORS} - {"concat", "late"} - classical
+    assert set(tuning.TRIALS) == {*plan.STUDY, *plan.COMPARATORS} - {"concat", "late"} - classical
     assert {len(set(values)) for _, values in tuning.TRIALS.values()} == {3}
     assert all(100 <= int(scene.split(":")[1]) < 120 for scene in tuning.SCENES)
     assert len(tuning.specs()) == 3 * len(tuning.TRIALS) * len(tuning.SCENES)
@@ -33,7 +35,7 @@ def test_the_highest_validation_accuracy_is_chosen_and_the_test_is_not_looked_at
     assert list(table["n_scenes"]) == [2, 2, 2]
 
 
-KEPT = paths.ROOT / "results" / "reference" / "tuning.csv"
+KEPT = files.ROOT / "results" / "reference" / "tuning.csv"
 
 
 def test_what_is_in_use_is_what_was_chosen():

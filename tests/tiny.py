@@ -7,10 +7,10 @@ import torch
 import xarray as xr
 
 from prsa.config import METHODS, make_config
-from prsa.patches import PatchSource
-from prsa.splits import split_scene
-from prsa.study import ABLATIONS, STUDY
-from prsa.train import Trainer
+from prsa.data.patches import PatchSource
+from prsa.data.splits import split_scene
+from prsa.study.plan import ABLATIONS, STUDY
+from prsa.training.loop import Trainer
 
 BANDS = {"hsi": 6, "sar": 2, "dsm": 1}
 CLASSES = ["water", "forest", "field", "roof"]

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from prsa.benchmarks import BENCHMARKS
+from prsa.data.benchmarks import BENCHMARKS
 
 GRID = (14, 23)  # rows, columns: different, so that a transposed raster does not pass
 BANDS = 6

@@ -1,0 +1,123 @@
+"""Accuracy of a trained network when a modality is degraded or missing at test time, without training again (ours).
+
+The dominant modality is the hyperspectral one, or the first if there is none. It is put under a cloud, gets noise or loses bands; and every modality
+goes missing once. A degradation changes the normalised bands of a pixel once, for all windows that hold it, and leaves no-data as it is.
+What is random comes from a stream of scene and degradation, so that all methods and seeds of a scene see the same pixels degraded alike, and a
+stronger degradation goes further along the same draw.
+"""
+
+import numpy as np
+import torch
+import xarray as xr
+
+from .. import metrics
+from ..data.patches import PatchSource
+from ..data.splits import TEST, evenly
+from ..errors import PrsaError
+from ..network.prsanet import PRSANet, stream_seed
+
+PIXELS = 2000  # test pixels at most
+BATCH = 250  # windows encoded at a time: they stay in the cache
+CLEAN = "none"
+CLOUD, NOISE, BANDS, MISSING = "cloud shadow", "noise", "band loss", "missing"
+STRENGTHS = {
+    CLOUD: (0.3, 0.6, 0.9),  # share of the direct light that the cloud takes
+    NOISE: (0.5, 1.0, 2.0),  # sd of Gaussian noise, in units of each band's sd over the training pixels
+    BANDS: (0.25, 0.5, 0.75),  # share of the bands that are no-data
+}
+MIDDLE = 700.0  # nm, in the place of a wavelength where the scene states none
+
+
+def dominant(scene: xr.Dataset, names: list[str]) -> str:
+    """The first of these modalities of kind hyperspectral, or else the first."""
+    return next((m for m in names if scene[m].attrs.get("kind") == "hyperspectral"), names[0])
+
+
+def direct_share(scene: xr.Dataset, name: str) -> torch.Tensor:
+    """Share (C,) of the light on flat ground in the sun that a cloud can take: 1 minus the blue-rich light of the sky, as in `prsa.data.simulate`.
+
+    By the coordinate ``wavelength`` (nm) of the bands; one share for all bands where there is none.
+    """
+    wavelength = np.full(scene[name].shape[0], MIDDLE)
+    if "wavelength" in scene.coords and scene["wavelength"].dims == (f"{name}_band",):
+        wavelength = scene["wavelength"].values.astype(float)
+    return torch.as_tensor(0.92 - 0.20 * (wavelength / 450) ** -3.0, dtype=torch.float32)
+
+
+def cloud_shadow(table: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, direct: torch.Tensor, depth: float) -> torch.Tensor:
+    """Normalised bands (n, C) under a cloud that takes the share ``depth`` of the direct light: reflectance times 1 - depth * direct.
+
+    mean, std, direct (C,). No-data (0) stays.
+    """
+    shaded = (table * std + mean) * (1 - depth * direct)
+    return torch.where(table == 0, table, (shaded - mean) / std)
+
+
+def noisy(table: torch.Tensor, draw: torch.Tensor, sd: float) -> torch.Tensor:
+    """Normalised bands (n, C) plus ``sd`` times the standard normal ``draw`` (n, C). No-data (0) stays."""
+    return torch.where(table == 0, table, table + sd * draw)
+
+
+def without_bands(table: torch.Tensor, order: torch.Tensor, share: float) -> torch.Tensor:
+    """Normalised bands (n, C) of which the first ``share`` in ``order`` (C,) are no-data, the training mean: 0."""
+    changed = table.clone()
+    changed[:, order[:round(share * len(order))]] = 0
+    return changed
+
+
+def _stream(scene: xr.Dataset, degradation: str) -> torch.Generator:
+    return torch.Generator().manual_seed(stream_seed(0, scene.attrs["name"], degradation))
+
+
+def degradations(scene: xr.Dataset, name: str, table: torch.Tensor, mean: torch.Tensor, std: torch.Tensor):
+    """Yield the name of every degradation of the dominant modality ``name`` and its normalised bands (n, C); ``table`` (n, C) are the clean ones.
+
+    mean, std (C,): of the normalisation. `MISSING` is not among them.
+    """
+    direct = direct_share(scene, name).to(table.device)
+    draw = torch.randn(table.shape, generator=_stream(scene, NOISE)).to(table.device)
+    order = torch.randperm(table.shape[1], generator=_stream(scene, BANDS)).to(table.device)
+    change = {
+        CLOUD: lambda depth: cloud_shadow(table, mean, std, direct, depth),
+        NOISE: lambda sd: noisy(table, draw, sd),
+        BANDS: lambda share: without_bands(table, order, share),
+    }
+    for degradation, strengths in STRENGTHS.items():
+        for strength in strengths:
+            yield f"{name} {degradation} {strength:g}", change[degradation](strength)
+
+
+@torch.inference_mode()
+def degraded_counts(model: PRSANet, scene: xr.Dataset, split: xr.DataArray) -> tuple[list[str], np.ndarray]:
+    """Names of the conditions ("none", "hsi noise 0.5", "sar missing", ...) and the fused head's counts (condition, K, K) under each.
+
+    On `PIXELS` test pixels at most, evenly spaced. Only the degraded modality is encoded again. Raises `PrsaError` without test pixels.
+    """
+    model.eval()
+    test = evenly(np.flatnonzero(split.values.ravel() == TEST), PIXELS)
+    if not len(test):
+        raise PrsaError("expected test pixels (code 3) in the split, got none. Use a split with a test part, for example from split_scene.")
+    truth = scene["label"].values.ravel()[test]
+    statistics = model.statistics()
+    device = next(model.parameters()).device
+    sources = {m: PatchSource(scene, {m: model.sides[m]}, {m: tuple(s.cpu() for s in statistics[m])}, test, device) for m in model.modalities}
+
+    def encoded(m: str, table: torch.Tensor) -> torch.Tensor:
+        sources[m].tables[m] = table
+        parts = torch.arange(len(test), device=device).split(BATCH)
+        return torch.cat([model.encoders[m](sources[m].gather(index)[m]).flatten(1) for index in parts])  # (n, D)
+
+    tables = {m: source.tables[m] for m, source in sources.items()}
+    clean = {m: encoded(m, tables[m]) for m in model.modalities}
+
+    def counts(changed: dict[str, torch.Tensor]) -> np.ndarray:
+        z = torch.stack([(clean | changed)[m] for m in model.modalities], dim=1)  # (n, M, D)
+        return metrics.confusion(truth, model.classify(z)["logits"].argmax(1).cpu().numpy() + 1, len(model.classes))
+
+    found = {CLEAN: counts({})}
+    worst = dominant(scene, model.modalities)
+    for condition, table in degradations(scene, worst, tables[worst], *statistics[worst]):
+        found[condition] = counts({worst: encoded(worst, table)})
+    for m in model.modalities:
+        found[f"{m} {MISSING}"] = counts({m: encoded(m, torch.zeros_like(tables[m]))})
+    return list(found), np.stack(list(found.values()))
