@@ -92,7 +92,13 @@ METHODS: dict[str, dict] = {
     "aux": {"lambda_aux": 0.3},
     "ogm-ge": {"rule": _RULES + "OgmGe", "strength": 0.1},
     "pmr": {"rule": _RULES + "Pmr", "lambda_p": 3.0, "metric": "euclidean", "strength": 0.01},
-    "pmr-code": {"rule": _RULES + "PmrCode", "lambda_p": 3.0, "metric": "euclidean", "momentum": 0.2, "strength": 2 / 3},
+    "pmr-code": {
+        "rule": _RULES + "PmrCode",
+        "lambda_p": 3.0,
+        "metric": "euclidean",
+        "momentum": 0.2,
+        "strength": 2 / 3,
+    },
     "mmpareto": {"rule": _RULES + "MMPareto", "lambda_aux": 1.0, "strength": 1.5},
     "js": {"rule": _RULES + "BranchAgreement", "lambda_aux": 1.0, "strength": 0.1},
     "modality-dropout": {"rule": _RULES + "ModalityDropout", "strength": 0.1},
@@ -130,7 +136,9 @@ def named(setting: str, name: str):
     try:
         return pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise PrsaError(f"setting {setting}: expected 'module:name' of a class or function, got {name!r} ({error}).") from error
+        raise PrsaError(
+            f"setting {setting}: expected 'module:name' of a class or function, got {name!r} ({error})."
+        ) from error
 
 
 def to_json(config: Config) -> str:

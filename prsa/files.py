@@ -31,7 +31,12 @@ def atomic_netcdf(data: xr.Dataset, path: Path, **how) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     os.close(handle)
     if not how:
-        how = {"engine": "h5netcdf", "encoding": {n: {"zlib": True, "complevel": 4} for n, v in data.variables.items() if v.ndim and v.dtype.kind in "iuf"}}
+        how = {
+            "engine": "h5netcdf",
+            "encoding": {
+                n: {"zlib": True, "complevel": 4} for n, v in data.variables.items() if v.ndim and v.dtype.kind in "iuf"
+            },
+        }
     try:
         data.to_netcdf(name, **how)
         os.chmod(name, 0o644)

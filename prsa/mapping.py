@@ -55,13 +55,19 @@ def check_sensors(model, scene: xr.Dataset) -> None:
     """Raise `PrsaError` when the scene's modalities and bands are not the model's."""
     wanted = {m: scene.sizes.get(f"{m}_band") for m in model.modalities}
     if wanted != model.bands:
-        raise PrsaError(f"expected modalities and bands {model.bands}, got {({m: scene.sizes[f'{m}_band'] for m in modalities(scene)})} in the scene. "
-                        "Use a scene of the sensors the model was trained on.")
+        raise PrsaError(
+            f"expected modalities and bands {model.bands}, got { ({m: scene.sizes[f'{m}_band'] for m in modalities(scene)}) } in the scene. "
+            "Use a scene of the sensors the model was trained on."
+        )
 
 
 def _tiles(scene: xr.Dataset, tile: int) -> list[tuple[slice, slice]]:
     height, width = scene.sizes["y"], scene.sizes["x"]
-    return [(slice(y, min(y + tile, height)), slice(x, min(x + tile, width))) for y in range(0, height, tile) for x in range(0, width, tile)]
+    return [
+        (slice(y, min(y + tile, height)), slice(x, min(x + tile, width)))
+        for y in range(0, height, tile)
+        for x in range(0, width, tile)
+    ]
 
 
 def _passes(model: PRSANet, scene: xr.Dataset, matrices: list) -> Callable[[slice, slice], list[torch.Tensor]]:
@@ -75,8 +81,11 @@ def _passes(model: PRSANet, scene: xr.Dataset, matrices: list) -> Callable[[slic
         parts = []
         for m, encoder in encoders.items():
             r = model.sides[m] // 2
-            iy, ix = reflect_index(rows.start - r, rows.stop + r, height), reflect_index(cols.start - r, cols.stop + r, width)
-            window = values[m][:, iy.min():iy.max() + 1, ix.min():ix.max() + 1]
+            iy, ix = (
+                reflect_index(rows.start - r, rows.stop + r, height),
+                reflect_index(cols.start - r, cols.stop + r, width),
+            )
+            window = values[m][:, iy.min() : iy.max() + 1, ix.min() : ix.max() + 1]
             if iy[-1] - iy[0] != len(iy) - 1 or ix[-1] - ix[0] != len(ix) - 1:  # folded at the scene's border
                 window = window[:, (iy - iy.min())[:, None], ix - ix.min()]
             parts.append(encoder(torch.from_numpy(np.ascontiguousarray(window)).to(device)))
@@ -101,12 +110,18 @@ def _readout(model: PRSANet) -> tuple[list, Callable[[list[torch.Tensor]], torch
     """A product with z per modality, (D, N) or None for z itself, and the function from the products of P pixels to their logits (K, P)."""
     if model.fusion is None:
         heads = [model.branch_heads[m] for m in model.modalities]
-        return [h.weight.T for h in heads], lambda parts: sum((p.T.contiguous() + h.bias[:, None]).log_softmax(0) for p, h in zip(parts, heads))
+        return [h.weight.T for h in heads], lambda parts: sum(
+            (p.T.contiguous() + h.bias[:, None]).log_softmax(0) for p, h in zip(parts, heads)
+        )
     if isinstance(model.fusion, SAGF) and model.fusion.rounds == 1:
         return _sagf(model)
     if isinstance(model.fusion, Concat):
-        return list(model.head.weight.T.chunk(len(model.modalities))), lambda parts: (sum(parts) + model.head.bias).T.contiguous()
-    return [None] * len(model.modalities), lambda parts: model.classify(torch.stack(parts, dim=1))["logits"].T.contiguous()
+        return list(model.head.weight.T.chunk(len(model.modalities))), lambda parts: (
+            sum(parts) + model.head.bias
+        ).T.contiguous()
+    return [None] * len(model.modalities), lambda parts: model.classify(torch.stack(parts, dim=1))[
+        "logits"
+    ].T.contiguous()
 
 
 def _sagf(model: PRSANet) -> tuple[list, Callable[[list[torch.Tensor]], torch.Tensor]]:
@@ -120,12 +135,19 @@ def _sagf(model: PRSANet) -> tuple[list, Callable[[list[torch.Tensor]], torch.Te
     if fusion.kind == "prototype":
         nodes = F.normalize(F.normalize(model.bank.means, dim=2) @ fusion.project, dim=2).mean(0)
     anchors = F.normalize(nodes, dim=1).T / fusion.tau  # (D, K)
-    matrices = [torch.cat([p, p @ anchors, h, *(p @ fusion.from_modality @ other for other in heads)], dim=1) for p, h in zip(fusion.project, heads)]
+    matrices = [
+        torch.cat([p, p @ anchors, h, *(p @ fusion.from_modality @ other for other in heads)], dim=1)
+        for p, h in zip(fusion.project, heads)
+    ]
     category = [(nodes @ fusion.from_category @ h).T for h in heads]  # (K, K)
 
     def logits(parts: list[torch.Tensor]) -> torch.Tensor:
-        lengths = [torch.linalg.vector_norm(part[:, :d], dim=1).clamp(min=1e-12) for part in parts]  # |z_m P_m|; the least is F.normalize's
-        S, own, *messages = zip(*(part[:, d:].T.contiguous().split(k) for part in parts))  # (K, P) per modality; messages[m][n] from n to m
+        lengths = [
+            torch.linalg.vector_norm(part[:, :d], dim=1).clamp(min=1e-12) for part in parts
+        ]  # |z_m P_m|; the least is F.normalize's
+        S, own, *messages = zip(
+            *(part[:, d:].T.contiguous().split(k) for part in parts)
+        )  # (K, P) per modality; messages[m][n] from n to m
         S = [s / length for s, length in zip(S, lengths)]
         A = [s.softmax(0) for s in S]
         out = model.head.bias[:, None] + fusion.bonus * (sum(S) / len(S))
@@ -140,7 +162,9 @@ def _sagf(model: PRSANet) -> tuple[list, Callable[[list[torch.Tensor]], torch.Te
 
 
 @torch.inference_mode()
-def visit_logits(model: PRSANet, scene: xr.Dataset, use: Callable[[tuple[slice, slice], torch.Tensor], None], tile: int = TILE) -> None:
+def visit_logits(
+    model: PRSANet, scene: xr.Dataset, use: Callable[[tuple[slice, slice], torch.Tensor], None], tile: int = TILE
+) -> None:
     """Call ``use((rows, cols), logits)`` with the fused logits (K, y, x) of every tile, from as many threads as torch has, in any order."""
     matrices, readout = _readout(model.eval())
     run = _passes(model, scene, matrices)
@@ -189,7 +213,12 @@ def predict_map(model, scene: xr.Dataset, probabilities: bool = False, tile: int
             keep(np.unravel_index(pixels, shape), torch.from_numpy(p).T)
     attrs = {"long_name": "land-cover class, 1..K", "class_names": scene.attrs["class_names"]}
     land_cover = xr.DataArray(cover, dims=("y", "x"), name="land_cover", attrs=attrs)
-    land_cover = land_cover.assign_coords(confidence=(("y", "x"), confidence, {"long_name": "probability of the chosen class", "units": "1"}))
+    land_cover = land_cover.assign_coords(
+        confidence=(("y", "x"), confidence, {"long_name": "probability of the chosen class", "units": "1"})
+    )
     if not probabilities:
         return land_cover
-    return xr.Dataset({"land_cover": land_cover, "probability": (("class", "y", "x"), everything)}, coords={"class": class_names(scene)})
+    return xr.Dataset(
+        {"land_cover": land_cover, "probability": (("class", "y", "x"), everything)},
+        coords={"class": class_names(scene)},
+    )

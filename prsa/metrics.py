@@ -16,10 +16,14 @@ def confusion(truth, predicted, n_classes: int) -> np.ndarray:
     """Counts (K, K) int64 of labels 1..K given as two arrays of one shape; raises `PrsaError` for other labels or shapes."""
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.shape != predicted.shape:
-        raise PrsaError(f"expected truth and prediction of one shape, got {truth.shape=} and {predicted.shape=}. Select the same pixels in both.")
+        raise PrsaError(
+            f"expected truth and prediction of one shape, got {truth.shape=} and {predicted.shape=}. Select the same pixels in both."
+        )
     for name, labels in (("truth", truth), ("predicted", predicted)):
         if labels.size and not (1 <= labels.min() and labels.max() <= n_classes):
-            raise PrsaError(f"expected {name} labels in 1..{n_classes}, got {labels.min()} to {labels.max()}. Leave unlabelled pixels (0) out.")
+            raise PrsaError(
+                f"expected {name} labels in 1..{n_classes}, got {labels.min()} to {labels.max()}. Leave unlabelled pixels (0) out."
+            )
     cell = (truth.astype(np.int64).ravel() - 1) * n_classes + predicted.astype(np.int64).ravel() - 1
     return np.bincount(cell, minlength=n_classes**2).reshape(n_classes, n_classes)
 
@@ -81,7 +85,9 @@ def paired_difference(a, b) -> tuple[float, float, float]:
     """Mean of a - b over paired seeds and its 95 % Student t interval; the caller pairs, unequal lengths raise `PrsaError`."""
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape or a.ndim != 1:
-        raise PrsaError(f"expected two 1-d arrays over the same seeds, got {a.shape=} and {b.shape=}. Run the missing seeds.")
+        raise PrsaError(
+            f"expected two 1-d arrays over the same seeds, got {a.shape=} and {b.shape=}. Run the missing seeds."
+        )
     return mean_interval(a - b)
 
 
@@ -137,8 +143,15 @@ def linear_probe(train_x, train_y, test_x) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
 
     train_x, train_y, test_x = np.asarray(train_x, np.float64), np.asarray(train_y), np.asarray(test_x, np.float64)
-    if train_x.ndim != 2 or not len(train_y) or train_x.shape[:1] != train_y.shape or train_x.shape[1:] != test_x.shape[1:]:
-        raise PrsaError(f"expected features (n, D) with labels (n,), got {train_x.shape=}, {train_y.shape=}, {test_x.shape=}. Probe one branch at a time.")
+    if (
+        train_x.ndim != 2
+        or not len(train_y)
+        or train_x.shape[:1] != train_y.shape
+        or train_x.shape[1:] != test_x.shape[1:]
+    ):
+        raise PrsaError(
+            f"expected features (n, D) with labels (n,), got {train_x.shape=}, {train_y.shape=}, {test_x.shape=}. Probe one branch at a time."
+        )
     if (train_y == train_y[0]).all():
         return np.full(len(test_x), train_y[0])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_C, tol=1e-3, max_iter=200))

@@ -35,10 +35,14 @@ def plain(parameters: dict) -> dict:
         try:
             back = json.loads(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise PrsaError(f"notebook parameter {name}: expected plain values (str, int, float, bool, None, list, dict), got {value!r} "
-                            f"({type(value).__name__}). Fix: convert it, e.g. with int(), float() or .tolist().") from error
+            raise PrsaError(
+                f"notebook parameter {name}: expected plain values (str, int, float, bool, None, list, dict), got {value!r} "
+                f"({type(value).__name__}). Fix: convert it, e.g. with int(), float() or .tolist()."
+            ) from error
         if back != value:
-            raise PrsaError(f"notebook parameter {name}: expected lists and str keys, got {value!r}. Fix: convert it with list() or str().")
+            raise PrsaError(
+                f"notebook parameter {name}: expected lists and str keys, got {value!r}. Fix: convert it with list() or str()."
+            )
     return json.loads(json.dumps(parameters))
 
 
@@ -69,11 +73,18 @@ def declared(path: Path) -> set[str]:
         lines = ast.parse(cells[0]).body
     except SyntaxError as error:
         raise PrsaError(f"{path.name}: the parameters cell is no Python ({error.msg}). {fix}") from error
-    python = {target.id for line in lines if isinstance(line, (ast.Assign, ast.AnnAssign))
-              for target in getattr(line, "targets", [getattr(line, "target", None)]) if isinstance(target, ast.Name)}
+    python = {
+        target.id
+        for line in lines
+        if isinstance(line, (ast.Assign, ast.AnnAssign))
+        for target in getattr(line, "targets", [getattr(line, "target", None)])
+        if isinstance(target, ast.Name)
+    }
     papermill = set(inspect_notebook(_literal(path)))
     if papermill != python:
-        raise PrsaError(f"{path.name}: papermill reads the parameters {sorted(papermill)}, Python reads {sorted(python)}. {fix}")
+        raise PrsaError(
+            f"{path.name}: papermill reads the parameters {sorted(papermill)}, Python reads {sorted(python)}. {fix}"
+        )
     return python
 
 
@@ -93,26 +104,42 @@ def run_notebook(path: Path, out: Path, parameters: dict, kernel: str = KERNEL, 
     values, known = plain(parameters), declared(path)
     unknown = sorted(set(values) - known)
     if unknown:
-        raise PrsaError(f"{path.name}: unknown parameter {', '.join(unknown)}. The notebook declares {', '.join(sorted(known)) or 'none'}.")
+        raise PrsaError(
+            f"{path.name}: unknown parameter {', '.join(unknown)}. The notebook declares {', '.join(sorted(known)) or 'none'}."
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary, failed = out.with_name(f".{out.stem}.{os.getpid()}.tmp.ipynb"), out.with_name(f"{out.stem}.failed.ipynb")
     for old in (out, failed):  # an older copy must not pass for this one
         old.unlink(missing_ok=True)
     try:
         # Without the encryption, which kernels of this age offer, each prints a warning; now and then one calls its regular end an error.
-        execute_notebook(_literal(path), _literal(temporary), values, kernel_name=kernel, language="python", progress_bar=False,
-                         cwd=cwd or path.parent, config=Config(KernelManager={"transport_encryption": "auto"}),
-                         extra_arguments=["--log-level=CRITICAL"])
+        execute_notebook(
+            _literal(path),
+            _literal(temporary),
+            values,
+            kernel_name=kernel,
+            language="python",
+            progress_bar=False,
+            cwd=cwd or path.parent,
+            config=Config(KernelManager={"transport_encryption": "auto"}),
+            extra_arguments=["--log-level=CRITICAL"],
+        )
         os.replace(temporary, out)
     except PapermillExecutionError as error:
         os.replace(temporary, failed)
         first = error.source.strip().splitlines()[0]
-        raise PrsaError(f"{path.name} failed in cell {error.cell_index + 1} (In [{error.exec_count}], {first!r}): {error.ename}: {error.evalue}\n"
-                        f"  executed up to there: {failed}") from error
+        raise PrsaError(
+            f"{path.name} failed in cell {error.cell_index + 1} (In [{error.exec_count}], {first!r}): {error.ename}: {error.evalue}\n"
+            f"  executed up to there: {failed}"
+        ) from error
     except NoSuchKernel as error:
-        raise PrsaError(f"{path.name}: expected the Jupyter kernel {kernel!r}, found none of that name. Fix: make env") from error
+        raise PrsaError(
+            f"{path.name}: expected the Jupyter kernel {kernel!r}, found none of that name. Fix: make env"
+        ) from error
     except DeadKernelError as error:
-        raise PrsaError(f"{path.name}: its kernel died (out of memory?). Fix: run again with a smaller JOBS.") from error
+        raise PrsaError(
+            f"{path.name}: its kernel died (out of memory?). Fix: run again with a smaller JOBS."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return out
@@ -132,9 +159,13 @@ def to_html(notebook: Path, out: Path) -> Path:
 
 def _execute(path: Path, results: Path, parameters: dict, threads: int, answer) -> None:
     """One notebook and its HTML copy in a process of its own; sends None or the message of the error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent ends this one
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process of the terminal; the parent ends this one
     parent = multiprocessing.parent_process().sentinel
-    threading.Thread(target=lambda: (wait([parent]), os._exit(1)), daemon=True).start()  # no orphan when the parent is killed
+    threading.Thread(
+        target=lambda: (wait([parent]), os._exit(1)), daemon=True
+    ).start()  # no orphan when the parent is killed
     os.environ.update(OMP_NUM_THREADS=str(threads), JUPYTER_PREFER_ENV_PATH="1")  # inherited by the kernel
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # of nbconvert's and papermill's dependencies
     report = results / "report" / f"{path.stem}.html"
@@ -147,7 +178,9 @@ def _execute(path: Path, results: Path, parameters: dict, threads: int, answer) 
         answer.send(str(error))
 
 
-def run_notebooks(notebooks: list[Path], results: Path, parameters: dict, jobs: int, say: Callable[[str], None] = print) -> list[Path]:
+def run_notebooks(
+    notebooks: list[Path], results: Path, parameters: dict, jobs: int, say: Callable[[str], None] = print
+) -> list[Path]:
     """Execute notebooks that do not depend on each other, ``jobs`` at a time; each gets those of the parameters it declares.
 
     Executed copies go to ``results/notebooks``, HTML copies to ``results/report``; returns the latter. One process per notebook, so that
@@ -172,7 +205,9 @@ def run_notebooks(notebooks: list[Path], results: Path, parameters: dict, jobs: 
                 try:
                     error = ready.recv()
                 except EOFError:
-                    error = f"{path.name}: its process ended without an answer (traceback above; killed if there is none)."
+                    error = (
+                        f"{path.name}: its process ended without an answer (traceback above; killed if there is none)."
+                    )
                 process.join()
                 ready.close()
                 errors += [error] if error else []
@@ -219,7 +254,9 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
         scene, split = plan.scene_and_split(source, preset)
         name = scene.attrs["name"]
         if name in opened:
-            raise PrsaError(f"SCENES: expected different names, got {name!r} twice, the second from {source}. Fix: change the file's attribute 'name'.")
+            raise PrsaError(
+                f"SCENES: expected different names, got {name!r} twice, the second from {source}. Fix: change the file's attribute 'name'."
+            )
         opened[name], splits[name] = scene, split
     notebooks = sorted(files.NOTEBOOKS.glob("[0-9A][0-9]_*.ipynb"))  # A: appendices
     for notebook in notebooks:
@@ -236,22 +273,43 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
 
     def on_round(seed):
         first.append((time.monotonic() - start) / 60)
-        print(f"{chr(10) * sys.stderr.isatty()}seed {seed} finished: tables of {write_tables()} of {seeds} seeds in {results / 'tables'}", flush=True)
+        print(
+            f"{chr(10) * sys.stderr.isatty()}seed {seed} finished: tables of {write_tables()} of {seeds} seeds in {results / 'tables'}",
+            flush=True,
+        )
 
     print(f"{len(everything)} runs ({', '.join(opened)}; {seeds} seeds; preset {preset}), {jobs} at a time", flush=True)
     fresh = not any(plan.run_path(spec).is_file() for spec in everything)
     execute.run_grid(everything, jobs, device, on_round)
     write_tables()
     print(f"executing {len(notebooks)} notebooks", flush=True)
-    parameters = {"scenes": scenes, "seeds": seeds, "preset": preset, "jobs": jobs, "device": device, "methods": methods}
+    parameters = {
+        "scenes": scenes,
+        "seeds": seeds,
+        "preset": preset,
+        "jobs": jobs,
+        "device": device,
+        "methods": methods,
+    }
     run_notebooks(notebooks, results, parameters, jobs, lambda line: print(line, flush=True))
     minutes = (time.monotonic() - start) / 60
     if fresh:  # the time of a resumed study says nothing
-        timing = {"minutes": round(minutes, 1), "first_table_minutes": round(first[0], 1), "runs": len(everything), "scenes": list(opened), "seeds": seeds,
-                  "jobs": jobs, "cores": cores(), "device": str(pick_device(device))}
+        timing = {
+            "minutes": round(minutes, 1),
+            "first_table_minutes": round(first[0], 1),
+            "runs": len(everything),
+            "scenes": list(opened),
+            "seeds": seeds,
+            "jobs": jobs,
+            "cores": cores(),
+            "device": str(pick_device(device)),
+        }
         files.write_text(json.dumps(timing, indent=1) + "\n", results / "timing.json")
-    print(f"done in {minutes:.1f} min. In {results}:\n  tables/     CSV, Markdown, LaTeX\n  figures/    PNG, PDF\n"
-          "  notebooks/  executed copies\n  report/     the same as HTML", flush=True)
+    print(
+        f"done in {minutes:.1f} min. In {results}:\n  tables/     CSV, Markdown, LaTeX\n  figures/    PNG, PDF\n"
+        "  notebooks/  executed copies\n  report/     the same as HTML",
+        flush=True,
+    )
     return results
 
 
@@ -263,7 +321,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for a problem the user can fix, 130 after Ctrl-C."""
     parser = _Parser(prog="python -m prsa.reproduce", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--preset", choices=tuple(DEFAULTS), default="full", help="full: the study; quick: the same in minutes")
+    parser.add_argument(
+        "--preset", choices=tuple(DEFAULTS), default="full", help="full: the study; quick: the same in minutes"
+    )
     parser.add_argument("--scenes", nargs="+", help="names of embedded scenes or .nc files (default: by preset)")
     parser.add_argument("--seeds", type=int, help="runs per scene and method (default: 3; quick: 2)")
     parser.add_argument("--jobs", type=int, default=cores(), help="processes at a time (default: one per core)")
@@ -272,7 +332,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = parser.parse_args(arguments)
         scenes, seeds = DEFAULTS[given.preset]
-        reproduce(given.scenes or list(scenes), seeds if given.seeds is None else given.seeds, given.jobs, given.device, given.methods, given.preset)
+        reproduce(
+            given.scenes or list(scenes),
+            seeds if given.seeds is None else given.seeds,
+            given.jobs,
+            given.device,
+            given.methods,
+            given.preset,
+        )
     except PrsaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -31,8 +31,14 @@ def test_every_method_leaves_a_run_of_its_own(everything):
     assert len({run.attrs["run_id"] for run in found}) == len(specs)
     for run in found:
         settings = config.METHODS[run.attrs["method"]]
-        assert run.attrs["probed"] == int(not {"network", "classifier"} & settings.keys()) and run.attrs["params"] > 0 and run.attrs["macs_pixel"] > 0
-        assert runs.check_run(run)["confusion"].sel(head="fused").sum() == sum(run.attrs[f"n_{part}"] for part in ("train", "val", "test"))
+        assert (
+            run.attrs["probed"] == int(not {"network", "classifier"} & settings.keys())
+            and run.attrs["params"] > 0
+            and run.attrs["macs_pixel"] > 0
+        )
+        assert runs.check_run(run)["confusion"].sel(head="fused").sum() == sum(
+            run.attrs[f"n_{part}"] for part in ("train", "val", "test")
+        )
 
 
 def test_budget_and_split_are_the_same_for_all(everything):
@@ -50,9 +56,18 @@ def test_tables_and_figures_hold_every_method(everything, tmp_path):
     written = tables.write_all(found, {"tiny": scene}, {"tiny": split}, tmp_path)
     table = {path.stem: pd.read_csv(path) for path in written if path.suffix == ".csv"}
     methods = {*plan.STUDY, *plan.COMPARATORS}
-    assert set(table["accuracy"]["method"]) == methods | {"hsi", "sar", "dsm"} and set(table["ranking"]["method"]) == methods
+    assert (
+        set(table["accuracy"]["method"]) == methods | {"hsi", "sar", "dsm"}
+        and set(table["ranking"]["method"]) == methods
+    )
     assert set(table["complexity"]["method"]) == methods and not table["accuracy"].isna().any(axis=None)
-    assert not {"mft", "svm", "rf"} & set(table["imbalance"]["method"]) and {"ogm-ge", "mmpareto"} <= set(table["imbalance"]["method"])
-    for draw in (table_plots.accuracy_rankings(table["accuracy"]), table_plots.rank_intervals(table["ranking"]), table_plots.critical_difference(tables.scores(found))):
+    assert not {"mft", "svm", "rf"} & set(table["imbalance"]["method"]) and {"ogm-ge", "mmpareto"} <= set(
+        table["imbalance"]["method"]
+    )
+    for draw in (
+        table_plots.accuracy_rankings(table["accuracy"]),
+        table_plots.rank_intervals(table["ranking"]),
+        table_plots.critical_difference(tables.scores(found)),
+    ):
         draw.figure.canvas.draw()
         plt.close(draw.figure)

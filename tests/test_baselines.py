@@ -31,7 +31,9 @@ every = pytest.mark.parametrize("method", METHODS)
 
 
 def make(method, bands=None, k=4, seed=0, patch=5, **extra):
-    return METHODS[method](bands or {"hsi": 6, "sar": 2}, [f"class {i}" for i in range(k)], make_config(method, patch=patch), seed, **extra)
+    return METHODS[method](
+        bands or {"hsi": 6, "sar": 2}, [f"class {i}" for i in range(k)], make_config(method, patch=patch), seed, **extra
+    )
 
 
 def batch(net, n=8, seed=0):
@@ -60,9 +62,14 @@ def test_parameters_of_coupled_cnn():
     # 32, 64 and 128 kernels, the last two sets shared; no count is stated. Ours: the projection to 20 and a norm per modality.
     k = 5
     branches = 60 * 20 + 9 * 20 * 32 + 9 * 2 * 32 + 2 * 2 * (32 + 64 + 128)
-    assert counted(make("coupled-cnn", {"hsi": 60, "lidar": 2}, k)) == branches + 9 * 32 * 64 + 9 * 64 * 128 + 3 * (128 + 1) * k
+    assert (
+        counted(make("coupled-cnn", {"hsi": 60, "lidar": 2}, k))
+        == branches + 9 * 32 * 64 + 9 * 64 * 128 + 3 * (128 + 1) * k
+    )
     small = make("coupled-cnn", {"hsi": 20, "lidar": 2}, k)
-    assert counted(small) == branches - 60 * 20 + 9 * 32 * 64 + 9 * 64 * 128 + 3 * (128 + 1) * k, "20 bands need no projection"
+    assert counted(small) == branches - 60 * 20 + 9 * 32 * 64 + 9 * 64 * 128 + 3 * (128 + 1) * k, (
+        "20 bands need no projection"
+    )
 
 
 def test_parameters_of_s2enet():
@@ -70,7 +77,10 @@ def test_parameters_of_s2enet():
     k = 5
     encoders = 9 * (60 * 128 + 128 * 64 + 64 * 32 + 2 * 8 + 8 * 16 + 16 * 32) + 2 * (128 + 64 + 32 + 8 + 16 + 32)
     enhancement = 2 * (32 * 16 + 2 * 16) + 2 * (32 * 32 + 2 * 32) + 49 + 32
-    assert counted(make("s2enet", {"hsi": 60, "lidar": 2}, k, patch=7)) == encoders + enhancement + 64 * 32 + 2 * 32 + (32 + 1) * k
+    assert (
+        counted(make("s2enet", {"hsi": 60, "lidar": 2}, k, patch=7))
+        == encoders + enhancement + 64 * 32 + 2 * 32 + (32 + 1) * k
+    )
 
 
 @pytest.mark.parametrize("bands, classes, published", [(144, 15, 313_071), (63, 6, 263_526)])
@@ -95,7 +105,9 @@ def test_multiply_accumulates_of_mft_include_attention():
     net, n, pixels = make("mft", {"hsi": 60, "lidar": 2}, 5, patch=7), 60 - 8, 49
     conv = pixels * (8 * n * 81 + 64 * 9 * (8 * n // 16) + 64 * 8 * n + 64 * 2 * 9)
     tokens = sum(pixels * (t * 64 + 64 * 64 + t * 64) for t in (4, 1))
-    attention = (8 + 2 * 5 * 8) * 8 * 64 + 2 * 8 * 5 * 64 + 512 * 64  # q of one token, k and v of five, in 8 heads; scores and mix; output
+    attention = (
+        (8 + 2 * 5 * 8) * 8 * 64 + 2 * 8 * 5 * 64 + 512 * 64
+    )  # q of one token, k and v of five, in 8 heads; scores and mix; output
     assert net.complexity()["macs_patch"] == conv + tokens + 2 * (attention + 2 * 5 * 64 * 512) + 64 * 5
 
 
@@ -107,7 +119,9 @@ def test_spectral_convolution_is_the_3d_convolution(bands):
     layer, x = Spectral3D(bands).eval(), torch.randn(3, bands, 5, 5)
     depth = min(9, bands)
     weight = layer.layers[0].weight.view(8, 3, 3, depth).permute(0, 3, 1, 2)[:, None]  # (8, 1, depth, 3, 3)
-    expected = F.conv3d(x[:, None], weight, padding=(0, 1, 1)).relu() / math.sqrt(1 + 1e-5)  # (3, 8, n, 5, 5), the norm still at 0 and 1
+    expected = F.conv3d(x[:, None], weight, padding=(0, 1, 1)).relu() / math.sqrt(
+        1 + 1e-5
+    )  # (3, 8, n, 5, 5), the norm still at 0 and 1
     assert layer.outputs == 8 * (bands - depth + 1)
     for memory in (torch.contiguous_format, torch.channels_last):
         assert torch.allclose(layer(x.contiguous(memory_format=memory)), expected.flatten(1, 2), atol=1e-5)
@@ -119,7 +133,9 @@ def test_hetconv_groups(inputs, groups):
     assert layer.grouped.groups == groups and layer.grouped.weight.shape == (64, inputs // groups, 3, 3)
     x = torch.randn(2, inputs, 3, 3)
     part = inputs // groups
-    first = F.conv2d(x[:, :part], layer.grouped.weight[:1], padding=1)[:, 0] + (x * layer.pointwise.weight[:1]).sum(1)  # channel 0 alone
+    first = F.conv2d(x[:, :part], layer.grouped.weight[:1], padding=1)[:, 0] + (x * layer.pointwise.weight[:1]).sum(
+        1
+    )  # channel 0 alone
     assert torch.allclose(layer.eval()(x)[:, 0], first.relu() / math.sqrt(1 + 1e-5), atol=1e-4)
 
 
@@ -131,7 +147,9 @@ def test_tokens_are_weighted_means_of_pixels():
         for t in range(2):
             scores = [(layer.score.weight[t] @ v).item() for v in pixels]
             weights = [math.exp(s) / sum(math.exp(q) for q in scores) for s in scores]
-            assert torch.allclose(got[b, t], sum(w * (layer.value.weight @ v) for w, v in zip(weights, pixels)), atol=1e-5)
+            assert torch.allclose(
+                got[b, t], sum(w * (layer.value.weight @ v) for w, v in zip(weights, pixels)), atol=1e-5
+            )
 
 
 def test_only_the_first_token_asks():
@@ -178,7 +196,9 @@ def test_coupled_decision_weighs_outputs_by_what_they_got_right():
 
 def test_coupled_counts_fade_and_are_gathered_in_training_only():
     net = make("coupled-cnn", k=2)
-    outputs = torch.tensor([[[1.0, 0], [1, 0], [0, 1]], [[0, 1], [0, 1], [0, 1]], [[1, 0], [0, 1], [1, 0]]])  # (3 outputs, 3 samples, 2)
+    outputs = torch.tensor(
+        [[[1.0, 0], [1, 0], [0, 1]], [[0, 1], [0, 1], [0, 1]], [[1, 0], [0, 1], [1, 0]]]
+    )  # (3 outputs, 3 samples, 2)
     y, hits = torch.tensor([0, 0, 1]), torch.tensor([[2.0, 1], [0, 1], [1, 0]])
     net.eval().terms({"outputs": outputs}, {}, y)
     assert not net.right.any()
@@ -196,7 +216,9 @@ def test_coupled_outputs_at_the_published_patch():
     for m in x:
         second, third = net.norms[m]
         half = nn.MaxPool2d(2)
-        h[m] = nn.Sequential(net.first[m], half, net.second, second, nn.ReLU(), half, net.third, third, nn.ReLU(), half)(x[m]).flatten(1)
+        h[m] = nn.Sequential(
+            net.first[m], half, net.second, second, nn.ReLU(), half, net.third, third, nn.ReLU(), half
+        )(x[m]).flatten(1)
         assert h[m].shape == (8, 128)
     expected = torch.stack([net.heads[0](h["hsi"] + h["sar"]), net.heads[1](h["hsi"]), net.heads[2](h["sar"])])
     assert torch.allclose(net(x)["outputs"], expected, atol=1e-5)
@@ -250,7 +272,10 @@ def test_overfits_64_samples(method, two):
         net.get_buffer(f"std_{m}").copy_(torch.from_numpy(std))
     label = two["label"].values.ravel()
     chosen = np.random.default_rng(0).choice(np.flatnonzero(label), 64, replace=False)
-    x, y = {m: v[chosen] for m, v in tiny.every_patch(net, two).items()}, torch.from_numpy(label[chosen].astype(np.int64) - 1)
+    x, y = (
+        {m: v[chosen] for m, v in tiny.every_patch(net, two).items()},
+        torch.from_numpy(label[chosen].astype(np.int64) - 1),
+    )
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
     torch.manual_seed(0)  # dropout
     accuracy = 0.0
@@ -273,14 +298,22 @@ def test_no_sample_depends_on_its_batch(method):
     net.train().terms(net(x), x, y)  # running statistics that are not 0 and 1
     net.eval()
     together = net(x)["logits"]
-    alone = torch.cat([net({m: v[i:i + 1] for m, v in x.items()})["logits"] for i in range(12)])
+    alone = torch.cat([net({m: v[i : i + 1] for m, v in x.items()})["logits"] for i in range(12)])
     assert torch.allclose(together, alone, atol=1e-5)
 
 
 @every
-@pytest.mark.parametrize("bands, k, patch", [
-    ({"hsi": 6, "sar": 2, "dsm": 1}, 3, 5), ({"hsi": 31, "lidar": 1}, 15, 7), ({"lidar": 1, "hsi": 25}, 2, 11),
-    ({"a": 3, "b": 2, "c": 4, "d": 1}, 7, 3), ({"hsi": 9, "sar": 2}, 6, "hsi=3,sar=19"), ({"hsi": 10, "sar": 2, "dsm": 1}, 6, "hsi=5,sar=7,dsm=3")])
+@pytest.mark.parametrize(
+    "bands, k, patch",
+    [
+        ({"hsi": 6, "sar": 2, "dsm": 1}, 3, 5),
+        ({"hsi": 31, "lidar": 1}, 15, 7),
+        ({"lidar": 1, "hsi": 25}, 2, 11),
+        ({"a": 3, "b": 2, "c": 4, "d": 1}, 7, 3),
+        ({"hsi": 9, "sar": 2}, 6, "hsi=3,sar=19"),
+        ({"hsi": 10, "sar": 2, "dsm": 1}, 6, "hsi=5,sar=7,dsm=3"),
+    ],
+)
 def test_any_bands_classes_modalities_and_patches(method, bands, k, patch):
     net = make(method, bands, k, patch=patch)
     x, y = batch(net, 5), torch.arange(5) % k
@@ -340,7 +373,9 @@ def test_trains_with_the_common_loop(method, three):
         trainer = NetworkTrainer(three, split, config, 3, torch.device("cpu"))
         assert type(trainer.model) is METHODS[method] and trainer.run() == 3
         runs.append(trainer)
-    loss = [record["loss"] for record in runs[0].history]  # (term,) each: fused, alignment, prototype, auxiliary, rebalancing
+    loss = [
+        record["loss"] for record in runs[0].history
+    ]  # (term,) each: fused, alignment, prototype, auxiliary, rebalancing
     assert loss[-1][0] < loss[0][0]
     assert np.isfinite(loss[0][3]) == (method in ("endnet", "coupled-cnn"))
     tiny.assert_same_weights(*(tiny.weights(trainer.model) for trainer in runs), what="a repeated run")

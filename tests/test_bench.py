@@ -51,8 +51,15 @@ def dataset_and_source(sides, rng=None):
     scene["hsi"][2, 3:6, 4:9] = np.nan
     everywhere = np.ones((40, 48), bool)
     statistics = {m: band_statistics(scene, m, everywhere) for m in sides}
-    centres = np.flatnonzero(scene["label"].values.ravel())[::7]  # the first row and the corner's neighbours are reflected
-    return scene, centres, bench.UsualDataset(scene, sides, statistics, centres, rng), PatchSource(scene, sides, statistics, centres)
+    centres = np.flatnonzero(scene["label"].values.ravel())[
+        ::7
+    ]  # the first row and the corner's neighbours are reflected
+    return (
+        scene,
+        centres,
+        bench.UsualDataset(scene, sides, statistics, centres, rng),
+        PatchSource(scene, sides, statistics, centres),
+    )
 
 
 def test_noise_scene_is_a_scene_of_the_stated_size():
@@ -68,7 +75,9 @@ def test_rows_hold_every_method_and_a_rate(small, measure, rate):
     assert all(row[rate] >= row[f"median_{rate}"] > 0 and row["share_of_matmul"] > 0 for row in rows)
     assert json.loads(json.dumps(rows)) == rows
     if measure == "training":
-        assert {row["batch"] for row in rows} == {64, 128, 256} and {row["features"] for row in rows} == {make_config("concat").features}
+        assert {row["batch"] for row in rows} == {64, 128, 256} and {row["features"] for row in rows} == {
+            make_config("concat").features
+        }
 
 
 @pytest.mark.parametrize("method", ["concat", "prsanet", "late"])
@@ -93,7 +102,10 @@ def test_items_are_the_windows_and_labels_of_the_pixels():
     for i, centre in enumerate(centres):
         window, label = dataset[i]
         assert label == int(scene["label"].values[divmod(centre, 48)]) - 1
-        assert {m: (tuple(w.shape), w.dtype) for m, w in window.items()} == {"hsi": ((6, 5, 5), torch.float32), "sar": ((2, 3, 3), torch.float32)}
+        assert {m: (tuple(w.shape), w.dtype) for m, w in window.items()} == {
+            "hsi": ((6, 5, 5), torch.float32),
+            "sar": ((2, 3, 3), torch.float32),
+        }
         for m in window:
             torch.testing.assert_close(window[m], expected[m][i], atol=1e-5, rtol=0)
 
@@ -132,7 +144,10 @@ def test_training_ratios_are_of_the_same_work(small):
     rows = bench.training_ratios(small, CPU, threads=1, ceiling=1e9)
     assert [(row["method"], row["patch"], row["batch"]) for row in rows] == [("concat", 3, 128), ("concat", 5, 128)]
     for row in rows:
-        assert row["ratio"] == pytest.approx(row["samples_per_s"] / row["usual_samples_per_s"], rel=0.02) and row["ratio"] > 0
+        assert (
+            row["ratio"] == pytest.approx(row["samples_per_s"] / row["usual_samples_per_s"], rel=0.02)
+            and row["ratio"] > 0
+        )
         assert row["share_of_matmul"] / row["usual_share_of_matmul"] == pytest.approx(row["ratio"], rel=0.02)
     assert json.loads(json.dumps(rows)) == rows
 
@@ -143,9 +158,14 @@ def test_mapping_ratios_are_of_the_same_map(small):
     assert [row["method"] for row in rows] == ["concat", "concat", "prsanet", "prsanet"]
     for row in rows:
         assert (row["pixels"], row["usual_pixels"]) == (20 * 20, 8 * 8) and 0 < row["max_logit_difference"] < 1e-4
-        assert row["ratio"] == pytest.approx(row["pixels_per_s"] / row["usual_pixels_per_s"], rel=0.02) and row["ratio"] > 0
+        assert (
+            row["ratio"] == pytest.approx(row["pixels_per_s"] / row["usual_pixels_per_s"], rel=0.02)
+            and row["ratio"] > 0
+        )
         assert row["share_of_matmul"] / row["usual_share_of_matmul"] == pytest.approx(row["ratio"], rel=0.02)
-        assert row["usual_busy_share"] / row["usual_share_of_matmul"] == pytest.approx(row["operations_ratio"], rel=0.02)
+        assert row["usual_busy_share"] / row["usual_share_of_matmul"] == pytest.approx(
+            row["operations_ratio"], rel=0.02
+        )
     # patch 5, 5 + 2 bands, width and features 64, two 3 x 3 layers, 4 classes: by hand
     patch, pixel = 64 * 7 * 25 + 2 * 64 * 64 * (9 * 9 + 9 + 1) + 128 * 4, 64 * 7 + 2 * 64 * 64 * 19 + 128 * 4
     assert rows[1]["operations_ratio"] == pytest.approx(patch / pixel, rel=0.005)
@@ -153,7 +173,9 @@ def test_mapping_ratios_are_of_the_same_map(small):
 
 def test_report_measures_the_machine_once_and_holds_rows_and_ratios(monkeypatch):
     calls, scene = [], bench.noise_scene((90, 70), {"hsi": 5, "sar": 2}, classes=4)
-    monkeypatch.setattr(bench, "matmul_rates", lambda device: calls.append(device) or {"product": 2e9, "convolution": 5e9})
+    monkeypatch.setattr(
+        bench, "matmul_rates", lambda device: calls.append(device) or {"product": 2e9, "convolution": 5e9}
+    )
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
 
@@ -164,7 +186,9 @@ def test_report_measures_the_machine_once_and_holds_rows_and_ratios(monkeypatch)
     report = bench.report("mapping", scene, CPU)
     assert calls == [CPU] and report["machine"]["cores"] == 2 and report["machine"]["matmul_gmacs_per_s"] == 5.0
     assert report["machine"]["routines_gmacs_per_s"] == {"product": 2.0, "convolution": 5.0}
-    assert report["rows"] == [{"threads": n, "ceiling": 5e9} for n in (1, 2)] and report["ratios"] == [{"threads": 2, "ceiling": 5e9}]
+    assert report["rows"] == [{"threads": n, "ceiling": 5e9} for n in (1, 2)] and report["ratios"] == [
+        {"threads": 2, "ceiling": 5e9}
+    ]
     assert report["bands"] == {"hsi": 5, "sar": 2} and report["classes"] == 4
     assert bench.MEASURES["training"] == (bench.training, bench.training_ratios)
 
@@ -172,14 +196,24 @@ def test_report_measures_the_machine_once_and_holds_rows_and_ratios(monkeypatch)
 def test_matmul_rates_are_the_best_of_their_repeats_of_the_same_product(monkeypatch):
     seconds, products = iter([9.0, 8.0, 0.5, 0.25, 1.0, 4.0, 3.0, 2.0]), []
     monkeypatch.setattr(bench, "_seconds", lambda call, device: products.append(call()) or next(seconds))
-    assert bench.matmul_rates(CPU, size=64, repeats=3) == {"product": 64**3 / 0.25, "convolution": 64**3 / 2}  # the first two calls warm up
+    assert bench.matmul_rates(CPU, size=64, repeats=3) == {
+        "product": 64**3 / 0.25,
+        "convolution": 64**3 / 2,
+    }  # the first two calls warm up
     product, convolution = products[:2]  # both are 64 x 64 outputs of sums of 64 products
     assert product.numel() == convolution.numel() == 64 * 64 and convolution.shape[1] == 64
 
 
 def reports():
     train = {"method": "concat", "patch": 7, "ratio": 2.5, "share_of_matmul": 0.5, "usual_share_of_matmul": 0.2}
-    mapped = {"method": "prsanet", "patch": 11, "ratio": 100.0, "share_of_matmul": 0.6, "usual_share_of_matmul": 0.006, "usual_busy_share": 0.3}
+    mapped = {
+        "method": "prsanet",
+        "patch": 11,
+        "ratio": 100.0,
+        "share_of_matmul": 0.6,
+        "usual_share_of_matmul": 0.006,
+        "usual_busy_share": 0.3,
+    }
     return {"training": {"ratios": [train]}, "mapping": {"ratios": [mapped]}}
 
 
@@ -187,12 +221,25 @@ def test_figure_shows_the_shares_of_both_pipelines_and_their_ratio():
     figure = bench_plots.roofline(reports())
     ax = figure.axes[0]
     points = [line for line in ax.lines if line.get_marker() != "None"]
-    shown = [(line.get_marker(), line.get_markerfacecolor() == "none", *line.get_xydata().ravel().tolist()) for line in points]
-    assert shown == [("s", False, 0.2, 0.0), ("o", False, 0.5, 0.0), ("s", False, 0.006, 1.0), ("o", False, 0.6, 1.0), ("s", True, 0.3, 1.0)]
+    shown = [
+        (line.get_marker(), line.get_markerfacecolor() == "none", *line.get_xydata().ravel().tolist())
+        for line in points
+    ]
+    assert shown == [
+        ("s", False, 0.2, 0.0),
+        ("o", False, 0.5, 0.0),
+        ("s", False, 0.006, 1.0),
+        ("o", False, 0.6, 1.0),
+        ("s", True, 0.3, 1.0),
+    ]
     assert ax.get_xscale() == "log" and ax.get_xlim()[0] < 0.006 and ax.get_xlim()[1] > 1
     assert [label.get_text() for label in ax.get_yticklabels()] == ["train concat, patch 7", "map prsanet, patch 11"]
     assert [text.get_text() for text in ax.texts] == ["2.5×", "100×"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["prsa", "usual pipeline", "usual, repeated work counted"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "prsa",
+        "usual pipeline",
+        "usual, repeated work counted",
+    ]
     plt.close(figure)
 
 
@@ -226,5 +273,7 @@ def test_a_row_of_the_complexity_table(monkeypatch):
 def test_peak_memory_is_that_of_the_process_and_grows_with_what_it_holds():
     code = "import numpy as np; from prsa.bench import peak_memory; a = peak_memory(); x = np.ones(10**8); print(a, peak_memory())"
     held = np.ones(15 * 10**7)  # 1.2 GB here, which the other process must not count
-    before, after = map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    before, after = map(
+        float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     assert held.nbytes > 1e9 and before < 0.9 and 0.7 < after - before < 0.9

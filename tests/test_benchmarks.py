@@ -29,12 +29,32 @@ KNOWN = {
     "houston2018": ((1202, 4768), {"hsi": 50, "lidar": 1}, 20, "bc1e046c", None),
 }
 MEMBER_HASHES = {  # first digits
-    "houston2013": {"HSI.mat": "6a0edba3", "LiDAR.mat": "7aa956e7", "TRLabel.mat": "96ce863e", "TSLabel.mat": "46bd849d"},
-    "augsburg": {"augsburg_hsi.mat": "2f13839d", "augsburg_sar.mat": "cd1dbfad", "augsburg_gt.mat": "065df712", "augsburg_index.mat": "8bc57037"},
-    "berlin": {"berlin_hsi.mat": "580f397d", "berlin_sar.mat": "a6cf2f86", "berlin_gt.mat": "dd9286cd", "berlin_index.mat": "1a66ec45"},
+    "houston2013": {
+        "HSI.mat": "6a0edba3",
+        "LiDAR.mat": "7aa956e7",
+        "TRLabel.mat": "96ce863e",
+        "TSLabel.mat": "46bd849d",
+    },
+    "augsburg": {
+        "augsburg_hsi.mat": "2f13839d",
+        "augsburg_sar.mat": "cd1dbfad",
+        "augsburg_gt.mat": "065df712",
+        "augsburg_index.mat": "8bc57037",
+    },
+    "berlin": {
+        "berlin_hsi.mat": "580f397d",
+        "berlin_sar.mat": "a6cf2f86",
+        "berlin_gt.mat": "dd9286cd",
+        "berlin_index.mat": "1a66ec45",
+    },
     "trento": {"Italy_hsi.mat": "", "Italy_lidar.mat": "a04dc903", "allgrd.mat": "7e3fb2a2"},
     "muufl": {"muufl_gulfport_campus_1_hsi_220_label.mat": "69420a72"},
-    "houston2018": {"houston_hsi.mat": "35a4a9a2", "houston_lidar.mat": "a55fa2d9", "houston_gt.mat": "93f268e5", "houston_index.mat": "2d513db1"},
+    "houston2018": {
+        "houston_hsi.mat": "35a4a9a2",
+        "houston_lidar.mat": "a55fa2d9",
+        "houston_gt.mat": "93f268e5",
+        "houston_index.mat": "2d513db1",
+    },
 }
 
 
@@ -51,6 +71,7 @@ def data(tmp_path, monkeypatch):
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """make(name, url=None, **options) registers a tiny data set and returns (entry, truth, archive); without a url nothing answers."""
+
     def build(name, url="http://127.0.0.1:9/", mirrors=(), **options):
         bench, truth, archive = make(name, tmp_path / "made", **options)
         bench = dataclasses.replace(bench, url=url + archive.name, mirrors=tuple(m + archive.name for m in mirrors))
@@ -63,6 +84,7 @@ def tiny(tmp_path, monkeypatch):
 @pytest.fixture
 def by_hand(data, tiny):
     """A tiny data set whose archive was put in place by hand."""
+
     def build(name, **options):
         bench, truth, archive = tiny(name, **options)
         target = data / "raw" / name / archive.name
@@ -106,6 +128,7 @@ def files(folder):
 
 # ---- registry
 
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_registry_holds_the_published_facts(name):
     grid, bands, classes, digest, totals = KNOWN[name]
@@ -133,7 +156,10 @@ def test_names_that_public_loaders_get_wrong():
 
 # ---- readers
 
-@pytest.mark.parametrize("name, hdf5", [(name, False) for name in KNOWN] + [(name, True) for name in KNOWN if name != "muufl"])  # muufl is a v5 struct
+
+@pytest.mark.parametrize(
+    "name, hdf5", [(name, False) for name in KNOWN] + [(name, True) for name in KNOWN if name != "muufl"]
+)  # muufl is a v5 struct
 def test_tiny_files_read_to_the_right_scene(by_hand, name, hdf5):
     bench, truth, _ = by_hand(name, hdf5=hdf5)
     scene = open_scene(name)
@@ -142,7 +168,9 @@ def test_tiny_files_read_to_the_right_scene(by_hand, name, hdf5):
         assert scene[m].dtype == np.float32 and scene[m].dims == (f"{m}_band", "y", "x")
         np.testing.assert_array_equal(scene[m].values, expected)
         assert scene[m].attrs["kind"] == bench.sensors[m].kind
-    label = np.where(truth["split"] > 0, truth["label"], 0) if name == "houston2013" else truth["label"]  # two rasters hold nothing else
+    label = (
+        np.where(truth["split"] > 0, truth["label"], 0) if name == "houston2013" else truth["label"]
+    )  # two rasters hold nothing else
     np.testing.assert_array_equal(scene["label"].values, label)
     assert classes_of(scene) == truth["classes"]
     assert scene.attrs["name"] == name and scene.attrs["simulated"] == 0
@@ -154,7 +182,11 @@ def test_tiny_files_read_to_the_right_scene(by_hand, name, hdf5):
 
 
 def test_wavelengths_and_bands_that_are_no_spectrum(by_hand):
-    for name, first, last, bands in (("houston2013", 364.0, 1046.1, BANDS), ("houston2018", 374.4, 1047.1, BANDS - 2), ("muufl", 405.0, 1005.0, BANDS)):
+    for name, first, last, bands in (
+        ("houston2013", 364.0, 1046.1, BANDS),
+        ("houston2018", 374.4, 1047.1, BANDS - 2),
+        ("muufl", 405.0, 1005.0, BANDS),
+    ):
         by_hand(name)
         wavelength = open_scene(name)["wavelength"]
         assert wavelength.dims == ("hsi_band",) and wavelength.size == bands
@@ -170,10 +202,19 @@ def test_the_official_split_is_kept_bit_for_bit(by_hand, name):
     np.testing.assert_array_equal((part.values == 1) | (part.values == 2), truth["split"] == 1)
 
 
-@pytest.mark.parametrize("name, spoil, told", [
-    ("augsburg", "rows", "0-based rows and columns"), ("berlin", "bare", "1 listed pixels without one"), ("houston2018", "twice", "1 listed again"),
-    ("berlin", "shape", str((*GRID, BANDS))), ("houston2013", "key", "variable(s) HSI"), ("houston2013", "overlap", "both label rasters"),
-    ("trento", "label", "whole numbers from 0 to 6"), ("muufl", "shape", "hsi (rows, columns, bands)")])
+@pytest.mark.parametrize(
+    "name, spoil, told",
+    [
+        ("augsburg", "rows", "0-based rows and columns"),
+        ("berlin", "bare", "1 listed pixels without one"),
+        ("houston2018", "twice", "1 listed again"),
+        ("berlin", "shape", str((*GRID, BANDS))),
+        ("houston2013", "key", "variable(s) HSI"),
+        ("houston2013", "overlap", "both label rasters"),
+        ("trento", "label", "whole numbers from 0 to 6"),
+        ("muufl", "shape", "hsi (rows, columns, bands)"),
+    ],
+)
 def test_files_that_are_not_the_known_ones_are_refused(by_hand, data, name, spoil, told):
     by_hand(name, spoil=spoil)
     with pytest.raises(PrsaError) as caught:
@@ -182,7 +223,9 @@ def test_files_that_are_not_the_known_ones_are_refused(by_hand, data, name, spoi
     assert not (data / "cache").exists()
 
 
-@pytest.mark.parametrize("name, field", [("houston2013", "train"), ("augsburg", "test"), ("berlin", "train"), ("trento", "labelled")])
+@pytest.mark.parametrize(
+    "name, field", [("houston2013", "train"), ("augsburg", "test"), ("berlin", "train"), ("trento", "labelled")]
+)
 def test_wrong_counts_are_refused_and_named(by_hand, monkeypatch, data, name, field):
     bench, _, _ = by_hand(name)
     known = getattr(bench, field)
@@ -199,6 +242,7 @@ def test_wrong_counts_are_refused_and_named(by_hand, monkeypatch, data, name, fi
 
 # ---- download
 
+
 def test_download_verify_store_and_reuse_without_network(data, tiny, server, capsys):
     url, log = server
     bench, truth, archive = tiny("augsburg", f"{url}/good/")
@@ -207,14 +251,25 @@ def test_download_verify_store_and_reuse_without_network(data, tiny, server, cap
     told = capsys.readouterr().err
     assert bench.licence in told and bench.citation in told and told.index(bench.licence) < told.index("Downloading")
     assert log == [f"/good/{archive.name}"]
-    assert files(data) == sorted(["cache/augsburg.nc", f"raw/augsburg/{archive.name}", *(f"raw/augsburg/{m.path}" for m in bench.members.values())])
+    assert files(data) == sorted(
+        [
+            "cache/augsburg.nc",
+            f"raw/augsburg/{archive.name}",
+            *(f"raw/augsburg/{m.path}" for m in bench.members.values()),
+        ]
+    )
     shutil.rmtree(data / "raw")
     assert open_scene("augsburg").equals(scene)
     assert len(log) == 1 and bench.licence not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how, reason, requests", [("wrong", "hash", 1), ("cut", "IncompleteRead", 2), ("error", "500", 2), ("gone", "404", 1)])
-def test_a_failed_download_leaves_nothing_and_says_what_to_do_and_the_next_one_works(data, tiny, server, monkeypatch, how, reason, requests):
+@pytest.mark.parametrize(
+    "how, reason, requests",
+    [("wrong", "hash", 1), ("cut", "IncompleteRead", 2), ("error", "500", 2), ("gone", "404", 1)],
+)
+def test_a_failed_download_leaves_nothing_and_says_what_to_do_and_the_next_one_works(
+    data, tiny, server, monkeypatch, how, reason, requests
+):
     url, log = server
     bench, truth, archive = tiny("berlin", f"{url}/{how}/")
     with pytest.raises(PrsaError) as caught:
@@ -233,7 +288,11 @@ def test_without_a_network_the_message_names_file_hash_and_place(data, tiny):
     with pytest.raises(PrsaError) as caught:
         open_scene("trento")
     message = str(caught.value)
-    assert "ConnectionError" in message and str(data / "raw" / "trento" / archive.name) in message and bench.sha256 in message
+    assert (
+        "ConnectionError" in message
+        and str(data / "raw" / "trento" / archive.name) in message
+        and bench.sha256 in message
+    )
     assert "members" not in message  # one of them has no public hash: only the archive can be checked
     assert files(data) == []
 
@@ -246,6 +305,7 @@ def test_a_mirror_is_tried_next(data, tiny, server):
 
 
 # ---- files placed by hand, damage
+
 
 def test_members_placed_by_hand_are_enough(data, tiny, tmp_path):
     bench, truth, _ = tiny("houston2013")
@@ -285,7 +345,9 @@ def test_an_archive_whose_members_differ_is_refused(by_hand, monkeypatch, data, 
     changed = {"path": "Augsburg/other.mat"} if what == "missing" else {"sha256": "0" * 64}
     members = bench.members | {"sar": dataclasses.replace(bench.members["sar"], **changed)}
     monkeypatch.setitem(BENCHMARKS, "augsburg", dataclasses.replace(bench, members=members))
-    with pytest.raises(PrsaError, match="expected the member Augsburg/other.mat" if what == "missing" else "expected SHA-256 0000"):
+    with pytest.raises(
+        PrsaError, match="expected the member Augsburg/other.mat" if what == "missing" else "expected SHA-256 0000"
+    ):
         open_scene("augsburg")
     assert set(files(data)) == {f"raw/augsburg/{archive.name}", f"raw/augsburg/{bench.members['hsi'].path}"}
 
@@ -306,14 +368,16 @@ def test_a_damaged_or_outdated_cache_is_built_again(by_hand, data, monkeypatch, 
         cache.write_bytes(good[: len(good) // 2])
     elif damage == "flipped":
         place = good.index(b"\x78\x5e") + 1000  # inside the first compressed piece
-        cache.write_bytes(good[:place] + bytes([good[place] ^ 255]) + good[place + 1:])
+        cache.write_bytes(good[:place] + bytes([good[place] ^ 255]) + good[place + 1 :])
     elif damage == "garbage":
         cache.write_bytes(b"not a netCDF file")
     elif damage == "older reader":
         monkeypatch.setattr(benchmarks, "READER", benchmarks.READER + 1)
     else:
         monkeypatch.setitem(BENCHMARKS, "berlin", dataclasses.replace(bench, url=bench.url + "?v2"))
-        (data / "raw" / "berlin" / bench.url.rsplit("/", 1)[1]).rename(data / "raw" / "berlin" / (bench.url.rsplit("/", 1)[1] + "?v2"))
+        (data / "raw" / "berlin" / bench.url.rsplit("/", 1)[1]).rename(
+            data / "raw" / "berlin" / (bench.url.rsplit("/", 1)[1] + "?v2")
+        )
     before = cache.stat().st_mtime_ns
     again = open_scene("berlin")
     np.testing.assert_array_equal(again["hsi"].values, truth["values"]["hsi"])
@@ -333,6 +397,7 @@ def test_leftovers_of_a_killed_process_go_and_young_ones_stay(by_hand, data):
 
 # ---- a large scene is held once
 
+
 def test_a_clean_scene_is_checked_without_a_copy_and_no_data_is_cleaned_in_one(by_hand):
     by_hand("berlin")
     scene = open_scene("berlin")
@@ -345,7 +410,12 @@ def test_a_clean_scene_is_checked_without_a_copy_and_no_data_is_cleaned_in_one(b
     for m, place in (("hsi", (1, 2, 3)), ("sar", (0, 4, 5))):
         assert np.argwhere(np.isnan(clean[m].values)).tolist() == [list(place)]
         assert not np.isnan(spoilt[m].values).any()
-    whole = scene.assign(sar=(scene["sar"].dims, np.full(scene["sar"].shape, -9999, np.int16) + np.arange(4, dtype=np.int16)[:, None, None]))
+    whole = scene.assign(
+        sar=(
+            scene["sar"].dims,
+            np.full(scene["sar"].shape, -9999, np.int16) + np.arange(4, dtype=np.int16)[:, None, None],
+        )
+    )
     whole["sar"].attrs["missing_value"] = -9999
     with pytest.raises(PrsaError, match=r"only no-data in band\(s\) \[0\]"):
         check_scene(whole)
@@ -364,6 +434,7 @@ def test_validation_of_thousands_of_scattered_training_pixels_needs_little_memor
 
 
 # ---- command line
+
 
 def test_command_line_makes_what_it_can_and_reports_the_rest(by_hand, data, tiny, capsys):
     by_hand("trento")

@@ -66,7 +66,9 @@ def accuracy(model, scene, split, code):
 
 
 def parts(values, kind="fixed"):
-    return xr.DataArray(np.asarray(values, np.int8), dims=("y", "x"), attrs={"kind": kind, "seed": 0, "radius": 3, "hash": "by hand"})
+    return xr.DataArray(
+        np.asarray(values, np.int8), dims=("y", "x"), attrs={"kind": kind, "seed": 0, "radius": 3, "hash": "by hand"}
+    )
 
 
 def no_validation(split):
@@ -108,16 +110,19 @@ def naive_spatial(image, side):
     out = np.zeros((height, width, (2 + 2 * (r // 2)) * n))
     for y in range(height):
         for x in range(width):
-            window = around[y + r:y + 3 * r + 1, x + r:x + 3 * r + 1]
+            window = around[y + r : y + 3 * r + 1, x + r : x + 3 * r + 1]
             found = [window.mean((0, 1)), window.std((0, 1))]
             for h in range(1, r // 2 + 1):
                 square = [(i, j) for i in range(-h, h + 1) for j in range(-h, h + 1)]
 
                 def over(choose, i, j, h=h):
                     cy, cx = y + 2 * r + i, x + 2 * r + j
-                    return choose(around[cy - h:cy + h + 1, cx - h:cx + h + 1], (0, 1))
+                    return choose(around[cy - h : cy + h + 1, cx - h : cx + h + 1], (0, 1))
 
-                found += [np.max([over(np.min, i, j) for i, j in square], 0), np.min([over(np.max, i, j) for i, j in square], 0)]
+                found += [
+                    np.max([over(np.min, i, j) for i, j in square], 0),
+                    np.min([over(np.max, i, j) for i, j in square], 0),
+                ]
             out[y, x] = np.concatenate(found)
     return out
 
@@ -139,7 +144,9 @@ def test_features_of_every_modality_against_naive_windows():
     found = all_features(model, scene)
     assert found.dtype == np.float32 and [w.shape[2] for w in wanted] == [6, 16, 2, 4, 1, 4]
     np.testing.assert_allclose(found, np.concatenate(wanted, 2), atol=2e-5)
-    np.testing.assert_array_equal(all_features(made(scene, "svm", split, patch=PATCHES), scene), np.concatenate(wanted[::2], 2))
+    np.testing.assert_array_equal(
+        all_features(made(scene, "svm", split, patch=PATCHES), scene), np.concatenate(wanted[::2], 2)
+    )
 
 
 def test_spatial_features_by_hand():
@@ -225,7 +232,9 @@ def test_probabilities_sum_to_one_and_say_what_the_estimator_predicts(method, k)
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
     np.testing.assert_array_equal(p.argmax(1) + 1, model.estimator.predict(x))
     if (method, k) == ("svm", 4):
-        assert (model.estimator.set_params(svm__break_ties=False).predict(x) != p.argmax(1) + 1).any(), "tied votes are part of this test"
+        assert (model.estimator.set_params(svm__break_ties=False).predict(x) != p.argmax(1) + 1).any(), (
+            "tied votes are part of this test"
+        )
 
 
 def test_probabilities_of_two_classes_by_hand():
@@ -294,7 +303,11 @@ def test_complexity_counts():
     scene = make_scene()
     model = made(scene, "svm")
     support = sum(model.estimator["svm"].n_support_)
-    assert model.complexity() == {"params": support * 8 + support * 3 + 6, "macs_patch": support * 8, "macs_pixel": support * 8}
+    assert model.complexity() == {
+        "params": support * 8 + support * 3 + 6,
+        "macs_patch": support * 8,
+        "macs_pixel": support * 8,
+    }
     forest = made(scene, "rf", no_validation(split_scene(scene, "random")))
 
     def walk(tree, node=0):
@@ -332,7 +345,10 @@ def test_run_file_and_map(method, tmp_path):
     run.attrs["run_id"] = "0123456789abcdef"
     loaded = load_run(save_run(check_run(run), tmp_path / "run.nc"))
     xr.testing.assert_equal(loaded, run)
-    assert loaded.attrs["method"] == method and json.loads(loaded.attrs["config"])["classifier"] == METHODS[method]["classifier"]
+    assert (
+        loaded.attrs["method"] == method
+        and json.loads(loaded.attrs["config"])["classifier"] == METHODS[method]["classifier"]
+    )
     assert {name: loaded.attrs[name] for name in ("params", "macs_patch", "macs_pixel")} == model.complexity()
     cover = predict_map(model, scene)
     inside = split.values > 0

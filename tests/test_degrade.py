@@ -64,14 +64,19 @@ def test_reflectance_under_a_cloud_by_hand():
     mean, std = torch.tensor([0.1, 0.5]), torch.tensor([0.05, 0.2])
     table = normalise(torch.tensor([[0.2, 0.4], [float("nan"), 0.4]]), mean, std)
     shaded = cloud_shadow(table, mean, std, torch.tensor([0.8, 0.5]), 0.5)
-    torch.testing.assert_close(shaded, torch.tensor([[(0.12 - 0.1) / 0.05, (0.3 - 0.5) / 0.2], [0.0, -1.0]]))  # no-data stays no-data
+    torch.testing.assert_close(
+        shaded, torch.tensor([[(0.12 - 0.1) / 0.05, (0.3 - 0.5) / 0.2], [0.0, -1.0]])
+    )  # no-data stays no-data
 
 
 def test_nothing_taken_is_nothing_changed():
     table, mean, std = torch.randn(50, 4), torch.rand(4), torch.rand(4) + 0.5
     torch.testing.assert_close(cloud_shadow(table, mean, std, torch.full((4,), 0.9), 0.0), table, rtol=1e-5, atol=1e-6)
     assert torch.equal(noisy(table, torch.randn(50, 4), 0.0), table)
-    assert torch.equal(without_bands(table, torch.randperm(4), 0.0), table) and not without_bands(table, torch.randperm(4), 1.0).any()
+    assert (
+        torch.equal(without_bands(table, torch.randperm(4), 0.0), table)
+        and not without_bands(table, torch.randperm(4), 1.0).any()
+    )
 
 
 def test_a_cloud_takes_more_of_the_red_than_of_the_blue():
@@ -87,8 +92,12 @@ def test_the_light_of_the_sky_is_that_of_the_simulated_scenes(scene):
     simulated = simulate.simulate("sim-sar", 100)
     np.testing.assert_allclose(direct_share(simulated, "hsi"), 1 - simulate.DIFFUSE, rtol=1e-6)
     middle = np.interp(700, simulate.WAVELENGTH, 1 - simulate.DIFFUSE)
-    np.testing.assert_allclose(direct_share(simulated, "sar"), [middle] * 2, rtol=1e-4, err_msg="wavelengths are those of other bands")
-    np.testing.assert_allclose(direct_share(scene, "hsi"), [middle] * 6, rtol=1e-4, err_msg="the scene states no wavelengths")
+    np.testing.assert_allclose(
+        direct_share(simulated, "sar"), [middle] * 2, rtol=1e-4, err_msg="wavelengths are those of other bands"
+    )
+    np.testing.assert_allclose(
+        direct_share(scene, "hsi"), [middle] * 6, rtol=1e-4, err_msg="the scene states no wavelengths"
+    )
 
 
 def test_noise_has_the_sd_it_says_and_one_draw_for_all_strengths():
@@ -96,16 +105,23 @@ def test_noise_has_the_sd_it_says_and_one_draw_for_all_strengths():
     found = dict(degradations(scene, "hsi", table, torch.zeros(6), torch.ones(6)))
     draws = [(found[f"hsi noise {sd:g}"] - table) / sd for sd in STRENGTHS["noise"]]
     for draw, sd in zip(draws, STRENGTHS["noise"]):
-        assert (sd * draw).std(0).numpy() == pytest.approx(sd * np.ones(6), rel=0.05) and draw.mean(0).abs().max() < 0.06
+        assert (sd * draw).std(0).numpy() == pytest.approx(sd * np.ones(6), rel=0.05) and draw.mean(
+            0
+        ).abs().max() < 0.06
         torch.testing.assert_close(draw, draws[0], rtol=0, atol=1e-5)
     assert np.abs(np.corrcoef(draws[0].T.numpy()) - np.eye(6)).max() < 0.06, "bands are independent"
     table[7] = 0
-    assert not dict(degradations(scene, "hsi", table, torch.zeros(6), torch.ones(6)))["hsi noise 2"][7].any(), "no-data stays no-data"
+    assert not dict(degradations(scene, "hsi", table, torch.zeros(6), torch.ones(6)))["hsi noise 2"][7].any(), (
+        "no-data stays no-data"
+    )
 
 
 def test_lost_bands_are_nested_and_no_data_everywhere():
     found = dict(degradations(wide_scene()[0], "hsi", torch.ones(9, 24), torch.zeros(24), torch.ones(24)))
-    lost = [set(np.flatnonzero(~found[f"hsi band loss {share:g}"].any(0).numpy()).tolist()) for share in STRENGTHS["band loss"]]
+    lost = [
+        set(np.flatnonzero(~found[f"hsi band loss {share:g}"].any(0).numpy()).tolist())
+        for share in STRENGTHS["band loss"]
+    ]
     assert [len(bands) for bands in lost] == [6, 12, 18] and lost[0] < lost[1] < lost[2]
     assert lost[1] != set(range(12)), "bands are drawn"
     for share, bands in zip(STRENGTHS["band loss"], lost):
@@ -116,14 +132,18 @@ def test_lost_bands_are_nested_and_no_data_everywhere():
 def test_the_clean_bands_are_not_written_over():
     table = torch.randn(30, 6)
     before = table.clone()
-    assert len(list(degradations(make_scene(), "hsi", table, torch.zeros(6), torch.ones(6)))) == 9 and torch.equal(table, before)
+    assert len(list(degradations(make_scene(), "hsi", table, torch.zeros(6), torch.ones(6)))) == 9 and torch.equal(
+        table, before
+    )
 
 
 def test_scenes_and_degradations_have_streams_of_their_own():
     table, mean, std = torch.ones(20, 6), torch.zeros(6), torch.ones(6)
     one, again, other = (dict(degradations(make_scene(name=name), "hsi", table, mean, std)) for name in ("a", "a", "b"))
     assert all(torch.equal(one[key], again[key]) for key in one)
-    assert not torch.equal(one["hsi noise 1"], other["hsi noise 1"]) and torch.equal(one["hsi cloud shadow 0.6"], other["hsi cloud shadow 0.6"])
+    assert not torch.equal(one["hsi noise 1"], other["hsi noise 1"]) and torch.equal(
+        one["hsi cloud shadow 0.6"], other["hsi cloud shadow 0.6"]
+    )
 
 
 def test_dominant_is_the_hyperspectral_modality_or_the_first(scene):
@@ -144,7 +164,9 @@ def test_conditions_and_counts(scene, concat):
 def test_names_of_modalities_are_free():
     scene = make_scene(("hsi", "sar")).rename({"hsi": "spectral cube", "hsi_band": "spectral cube_band"})
     model, split = trained(scene, "concat", epochs=1)
-    assert {"spectral cube noise 0.5", "spectral cube missing", "sar missing"} <= set(degraded_counts(model, scene, split)[0])
+    assert {"spectral cube noise 0.5", "spectral cube missing", "sar missing"} <= set(
+        degraded_counts(model, scene, split)[0]
+    )
 
 
 def test_at_most_so_many_pixels_evenly_spaced(scene, concat, monkeypatch):
@@ -163,7 +185,9 @@ def test_clean_and_missing_are_the_models_own_answers(scene, method, monkeypatch
     trainer = make_trainer(scene, method, split=split)
     test = np.flatnonzero(split.values.ravel() == TEST)
     seen, counts = seen_by(model, monkeypatch, scene, split)
-    windows = degrade.PatchSource(scene, model.sides, {m: tuple(s.numpy() for s in pair) for m, pair in trainer.model.statistics().items()}, test)
+    windows = degrade.PatchSource(
+        scene, model.sides, {m: tuple(s.numpy() for s in pair) for m, pair in trainer.model.statistics().items()}, test
+    )
     x = windows.gather(torch.arange(len(test)))
     truth = scene["label"].values.ravel()[test]
     cases = {CLEAN: {}} | {f"{m} missing": {m: torch.zeros_like(x[m])} for m in NAMES}
@@ -200,9 +224,9 @@ def test_a_pixel_is_degraded_alike_in_all_windows_methods_and_seeds(scene, monke
         grid = np.full((len(windows), 6, 40, 48), np.nan, np.float32)
         for w, centre in zip(windows[:, inside].swapaxes(0, 1).numpy(), test[inside]):
             y, x = divmod(centre, 48)
-            there = grid[:, :, y - 2:y + 3, x - 2:x + 3]
+            there = grid[:, :, y - 2 : y + 3, x - 2 : x + 3]
             assert ((there == w) | np.isnan(there)).all(), "a window before this one showed another value"
-            grid[:, :, y - 2:y + 3, x - 2:x + 3] = w
+            grid[:, :, y - 2 : y + 3, x - 2 : x + 3] = w
         grids.append(grid)
     np.testing.assert_array_equal(*grids)
     assert np.isfinite(grids[0]).any()

@@ -30,8 +30,14 @@ def striped(shift=0.0):
     label = np.repeat([1, 2], 10)[:, None] * np.ones((20, 20), int)
     noise = np.tile([1.0, -1.0], (20, 10))  # sd 1 within every class and part
     a = noise + np.where((label == 2) & (np.arange(20) >= 10), shift, 0.0)
-    scene = xr.Dataset({"a": (("a_band", "y", "x"), np.stack([a, a])), "b": (("b_band", "y", "x"), noise[None]), "label": (("y", "x"), label)},
-                       attrs={"name": "striped", "class_names": json.dumps(["one", "two"])})
+    scene = xr.Dataset(
+        {
+            "a": (("a_band", "y", "x"), np.stack([a, a])),
+            "b": (("b_band", "y", "x"), noise[None]),
+            "label": (("y", "x"), label),
+        },
+        attrs={"name": "striped", "class_names": json.dumps(["one", "two"])},
+    )
     split = xr.DataArray(np.where(np.arange(20) < 10, 1, 3) * np.ones((20, 1), int), dims=("y", "x"))
     return scene, split
 
@@ -79,7 +85,9 @@ def test_alone_or_joint_shows_both_runs():
     np.testing.assert_allclose(fig.axes[0].lines[0].get_ydata(), alone["s"].sel(modality="sar"))
     np.testing.assert_allclose(fig.axes[0].lines[1].get_ydata(), joint["s"].sel(modality="sar"))
     counts = [run["probe_confusion"].sel(modality="sar").values for run in (alone, joint)]
-    np.testing.assert_allclose([bar.get_height() for bar in fig.axes[1].patches], [100 * np.trace(c) / c.sum() for c in counts])
+    np.testing.assert_allclose(
+        [bar.get_height() for bar in fig.axes[1].patches], [100 * np.trace(c) / c.sum() for c in counts]
+    )
     with pytest.raises(PrsaError, match="a run of one modality"):
         diagnostics.alone_or_joint(alone, joint)
 
@@ -92,7 +100,9 @@ def test_probe_gap_shows_the_imbalance_table(modalities):
         part = table[table["modality"].eq(m)].set_index("method")
         marks = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
         np.testing.assert_allclose(marks, part["probe_oa_joint"][[t.get_text() for t in fig.axes[0].get_yticklabels()]])
-        assert part["probe_oa_alone"].iloc[0] in [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--"]
+        assert part["probe_oa_alone"].iloc[0] in [
+            line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--"
+        ]
     with pytest.raises(PrsaError, match="mars"):
         diagnostics.probe_gap(table, "mars")
 
@@ -126,4 +136,6 @@ def test_accuracy_rankings_has_a_panel_per_scene():
     for ax, (_, part) in zip(fig.axes, table.groupby("scene", sort=False)):
         shown = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
         np.testing.assert_allclose(shown, part["oa_mean"])
-    assert isinstance(table, pd.DataFrame) and len(table_plots.accuracy_rankings(table[table["scene"].eq("b")]).axes) == 1
+    assert (
+        isinstance(table, pd.DataFrame) and len(table_plots.accuracy_rankings(table[table["scene"].eq("b")]).axes) == 1
+    )

@@ -60,9 +60,23 @@ def turned(seeds=2, methods=DIAL_METHODS, scenes=SETTINGS):
     made = []
     for scene, d in scenes.items():
         for seed in range(seeds):
-            made += [run(m, seed, scene, oa=90 - 10 * d + seed + 2 * k, probe=(60 - 5 * d, 40 - 8 * d), rho=(2 ** (1 + d), 2 ** (-1 - d)))
-                     for k, m in enumerate(methods) if m != "late"]
-            made += [run("late", seed, scene, oa=85 - 10 * d + seed, probe=(72 - 10 * d + seed, 43 + seed))] if "late" in methods else []
+            made += [
+                run(
+                    m,
+                    seed,
+                    scene,
+                    oa=90 - 10 * d + seed + 2 * k,
+                    probe=(60 - 5 * d, 40 - 8 * d),
+                    rho=(2 ** (1 + d), 2 ** (-1 - d)),
+                )
+                for k, m in enumerate(methods)
+                if m != "late"
+            ]
+            made += (
+                [run("late", seed, scene, oa=85 - 10 * d + seed, probe=(72 - 10 * d + seed, 43 + seed))]
+                if "late" in methods
+                else []
+            )
     return made
 
 
@@ -75,16 +89,35 @@ def at(table, *key):
 
 def test_the_grid_holds_every_setting_method_and_seed_of_the_simulated_kinds_only():
     specs = dial_grid(["sim-lidar", "muufl_crop", "sim-sar:3", "sim-sar:0:0.5", "mine.nc", "sim-tri", "sim-lidar"], 6)
-    expected = [RunSpec(f"{kind}:0:{d:g}" if d != CONFIGS[kind].dial else kind, method, seed)
-                for kind in ("sim-lidar", "sim-tri") for d in DIAL for seed in (0, 1) for method in DIAL_METHODS]
-    assert specs == expected and len(DIAL) == 6 and "sim-lidar" in {s.scene for s in specs} and "sim-tri" not in {s.scene for s in specs}
+    expected = [
+        RunSpec(f"{kind}:0:{d:g}" if d != CONFIGS[kind].dial else kind, method, seed)
+        for kind in ("sim-lidar", "sim-tri")
+        for d in DIAL
+        for seed in (0, 1)
+        for method in DIAL_METHODS
+    ]
+    assert (
+        specs == expected
+        and len(DIAL) == 6
+        and "sim-lidar" in {s.scene for s in specs}
+        and "sim-tri" not in {s.scene for s in specs}
+    )
     assert dial_grid(["muufl_crop", "mine.nc"], 2) == []
-    assert [len({s.seed for s in dial_grid(["sim-sar"], n)}) for n in (1, 3, 5, 6, 9, 30)] == [1, 1, 1, 2, 3, 3] and DIAL_SEEDS == 3
+    assert [len({s.seed for s in dial_grid(["sim-sar"], n)}) for n in (1, 3, 5, 6, 9, 30)] == [
+        1,
+        1,
+        1,
+        2,
+        3,
+        3,
+    ] and DIAL_SEEDS == 3
 
 
 def test_the_quick_dial_has_both_ends_and_one_seed():
     specs = dial_grid(["sim-sar"], 5, "quick")
-    assert [(s.scene, s.method, s.seed, s.preset) for s in specs] == [(f"sim-sar:0:{d}", m, 0, "quick") for d in (0, 1) for m in DIAL_METHODS]
+    assert [(s.scene, s.method, s.seed, s.preset) for s in specs] == [
+        (f"sim-sar:0:{d}", m, 0, "quick") for d in (0, 1) for m in DIAL_METHODS
+    ]
     with pytest.raises(PrsaError, match="SEEDS: expected 1 or more, got 0"):
         dial_grid(["sim-sar"], 0, "quick")
 
@@ -96,16 +129,27 @@ def test_the_default_setting_is_the_run_of_the_study(kind, results):
     assert default in DIAL
     whole = plan.grid([kind], None, 1)
     shared = [s for s in dial_grid([kind], 1) if s in whole]
-    assert {(s.scene, s.method) for s in shared} == {(kind, m) for m in DIAL_METHODS if m in plan.STUDY} and len(shared) >= 3
+    assert {(s.scene, s.method) for s in shared} == {(kind, m) for m in DIAL_METHODS if m in plan.STUDY} and len(
+        shared
+    ) >= 3
     named = RunSpec(f"{kind}:0:{default:g}", "concat", 0)
     assert plan.run_path(named) == plan.run_path(RunSpec(kind, "concat", 0))
     assert len({plan.run_path(s) for s in dial_grid([kind], 1)}) == len(DIAL) * len(DIAL_METHODS)
 
 
-@pytest.mark.parametrize("scene, expected", [
-    ("sim-sar", ("sim-sar", 0.8)), ("sim-tri", ("sim-tri", 0.7)), ("sim-tri:0:0.4", ("sim-tri", 0.4)), ("sim-lidar:0:1", ("sim-lidar", 1.0)),
-    ("sim-sar:1", None), ("sim-sar:1:0.4", None), ("muufl_crop", None), ("mine:0:0.4", None),
-])
+@pytest.mark.parametrize(
+    "scene, expected",
+    [
+        ("sim-sar", ("sim-sar", 0.8)),
+        ("sim-tri", ("sim-tri", 0.7)),
+        ("sim-tri:0:0.4", ("sim-tri", 0.4)),
+        ("sim-lidar:0:1", ("sim-lidar", 1.0)),
+        ("sim-sar:1", None),
+        ("sim-sar:1:0.4", None),
+        ("muufl_crop", None),
+        ("mine:0:0.4", None),
+    ],
+)
 def test_a_setting_is_read_from_the_name_of_a_scene(scene, expected):
     assert dial.setting(scene) == expected
 
@@ -115,34 +159,55 @@ def test_a_setting_is_read_from_the_name_of_a_scene(scene, expected):
 
 def test_the_table_is_as_promised():
     table = dial.table(turned()[::-1])
-    assert ",".join(table.columns) == "kind,dial,method,n_seeds,oa_mean,oa_sd,d_oa,d_oa_lo,d_oa_hi,modality,rho,probe_gap,probe_gap_lo,probe_gap_hi"
+    assert (
+        ",".join(table.columns)
+        == "kind,dial,method,n_seeds,oa_mean,oa_sd,d_oa,d_oa_lo,d_oa_hi,modality,rho,probe_gap,probe_gap_lo,probe_gap_hi"
+    )
     assert table["dial"].drop_duplicates().tolist() == [0.0, 0.4, 0.8, 1.0], "whatever the order of the runs"
     one = table[table["dial"].eq(0.4)]
     assert one[["method", "modality"]].apply(tuple, axis=1).tolist() == [
-        ("late", ""), *((m, s) for m in ("concat", "prsanet", "pmr") for s in TWO)]
+        ("late", ""),
+        *((m, s) for m in ("concat", "prsanet", "pmr") for s in TWO),
+    ]
     late = one[one["method"].eq("late")].iloc[0]
-    assert late["oa_mean"] == pytest.approx(81.5) and late["d_oa"] == pytest.approx(81.5 - 88.5) and pd.isna(late["rho"]) and pd.isna(late["probe_gap"])
+    assert (
+        late["oa_mean"] == pytest.approx(81.5)
+        and late["d_oa"] == pytest.approx(81.5 - 88.5)
+        and pd.isna(late["rho"])
+        and pd.isna(late["probe_gap"])
+    )
 
 
 def test_numbers_worked_out_by_hand():
     """At 0.4, alone 68 and 69, inside 58: gaps 10 and 11, half width 12.706 / 2. OA of pmr 90 and 91, of concat 88 and 89."""
     row = at(dial.table(turned()), "sim-sar", 0.4, "pmr", "hsi")
     assert row["n_seeds"] == 2 and row["oa_mean"] == pytest.approx(90.5) and row["oa_sd"] == pytest.approx(np.sqrt(0.5))
-    assert (row["d_oa"], row["d_oa_lo"], row["d_oa_hi"]) == pytest.approx((2, 2, 2)) and row["rho"] == pytest.approx(2**1.4)
-    assert (row["probe_gap"], row["probe_gap_lo"], row["probe_gap_hi"]) == pytest.approx((10.5, 10.5 - 6.353, 10.5 + 6.353), abs=1e-3)
+    assert (row["d_oa"], row["d_oa_lo"], row["d_oa_hi"]) == pytest.approx((2, 2, 2)) and row["rho"] == pytest.approx(
+        2**1.4
+    )
+    assert (row["probe_gap"], row["probe_gap_lo"], row["probe_gap_hi"]) == pytest.approx(
+        (10.5, 10.5 - 6.353, 10.5 + 6.353), abs=1e-3
+    )
 
 
 def test_a_kind_stands_for_its_default_setting():
-    table = dial.table(turned(scenes={"sim-sar:0:0.4": 0.4, "sim-sar": 0.8}) + [run("concat", 0, "sim-tri", THREE, probe=(60, 50, 40), rho=(2, 1, 0.5))])
+    table = dial.table(
+        turned(scenes={"sim-sar:0:0.4": 0.4, "sim-sar": 0.8})
+        + [run("concat", 0, "sim-tri", THREE, probe=(60, 50, 40), rho=(2, 1, 0.5))]
+    )
     assert table.groupby("kind")["dial"].unique().map(list).to_dict() == {"sim-sar": [0.4, 0.8], "sim-tri": [0.7]}
     assert table["kind"].drop_duplicates().tolist() == ["sim-sar", "sim-tri"]
     assert table.loc[table["kind"].eq("sim-tri"), "modality"].tolist() == list(THREE)
 
 
 def test_gaps_and_leads_are_paired_by_seed_and_not_by_position():
-    made = [run("concat", s, oa=70 + s, probe=(60 + s, 40)) for s in (0, 7)] + [run("late", s, probe=(61 + s, 40)) for s in (7, 0)]
+    made = [run("concat", s, oa=70 + s, probe=(60 + s, 40)) for s in (0, 7)] + [
+        run("late", s, probe=(61 + s, 40)) for s in (7, 0)
+    ]
     row = at(dial.table(made + [run("pmr", s, oa=72 + s) for s in (7, 0)]), "sim-sar", 0.8)
-    assert row.loc[("concat", "hsi"), ["probe_gap", "probe_gap_lo", "probe_gap_hi"]].tolist() == pytest.approx([1, 1, 1])
+    assert row.loc[("concat", "hsi"), ["probe_gap", "probe_gap_lo", "probe_gap_hi"]].tolist() == pytest.approx(
+        [1, 1, 1]
+    )
     assert row.loc[("pmr", "hsi"), ["d_oa", "d_oa_lo", "d_oa_hi"]].tolist() == pytest.approx([2, 2, 2])
 
 
@@ -161,12 +226,20 @@ def test_without_late_or_concat_there_are_gaps_in_the_table_but_no_error():
     assert one[["oa_sd", "d_oa_lo", "probe_gap_lo"]].isna().all(axis=None) and one["oa_mean"].notna().all()
 
 
-@pytest.mark.parametrize("missing, message", [
-    ("late", r"branches alone \(late\) of sim-sar:0:0.4 for every seed of concat, got seeds \[0\], none for seed 1"),
-    ("concat", r"same seeds to pair.*sim-sar:0:0.4.*got \[0, 1\] and \[0\]"),
-])
+@pytest.mark.parametrize(
+    "missing, message",
+    [
+        (
+            "late",
+            r"branches alone \(late\) of sim-sar:0:0.4 for every seed of concat, got seeds \[0\], none for seed 1",
+        ),
+        ("concat", r"same seeds to pair.*sim-sar:0:0.4.*got \[0, 1\] and \[0\]"),
+    ],
+)
 def test_a_missing_seed_is_an_error_and_nothing_is_dropped(missing, message, tmp_path):
-    made = [r for r in turned() if (r.attrs["scene"], r.attrs["method"], r.attrs["seed"]) != ("sim-sar:0:0.4", missing, 1)]
+    made = [
+        r for r in turned() if (r.attrs["scene"], r.attrs["method"], r.attrs["seed"]) != ("sim-sar:0:0.4", missing, 1)
+    ]
     with pytest.raises(PrsaError, match=message):
         dial.write(made, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -174,8 +247,12 @@ def test_a_missing_seed_is_an_error_and_nothing_is_dropped(missing, message, tmp
 
 def test_other_scenes_and_overrides_are_left_out_and_a_run_given_twice_is_an_error():
     made = turned()
-    others = [run("concat", 0, "sim-sar:1"), run("concat", 0, "plots"), run("concat", 0, "sim-sar:1:0.4"),
-              make_run("sim-sar", "concat", 0, TWO, classes=2, epochs=2, size=12, overrides={"lr": 0.1})]
+    others = [
+        run("concat", 0, "sim-sar:1"),
+        run("concat", 0, "plots"),
+        run("concat", 0, "sim-sar:1:0.4"),
+        make_run("sim-sar", "concat", 0, TWO, classes=2, epochs=2, size=12, overrides={"lr": 0.1}),
+    ]
     pd.testing.assert_frame_equal(dial.table(made + others), dial.table(made))
     assert dial.table(others).empty and dial.trend(others).empty and list(dial.table([]).columns) == list(dial.COLUMNS)
     with pytest.raises(PrsaError, match="every run once"):
@@ -193,16 +270,29 @@ def test_correlations_have_the_sign_of_what_moves():
     trend = dial.trend(turned(3))
     assert list(trend.columns) == list(dial.TREND) and set(trend["n_settings"]) == {4} and set(trend["n_seeds"]) == {3}
     concat = by_measure(trend, "concat")["correlation"]
-    assert concat.to_dict() == pytest.approx({("fused OA", ""): -1, ("distance from balance", "hsi"): 1, ("distance from balance", "sar"): 1,
-                                              ("probe gap", "hsi"): -1, ("probe gap", "sar"): 1})
+    assert concat.to_dict() == pytest.approx(
+        {
+            ("fused OA", ""): -1,
+            ("distance from balance", "hsi"): 1,
+            ("distance from balance", "sar"): 1,
+            ("probe gap", "hsi"): -1,
+            ("probe gap", "sar"): 1,
+        }
+    )
     late = by_measure(trend, "late")["correlation"]
-    assert late.to_dict() == pytest.approx({("fused OA", ""): -1, ("lead over concat", ""): 0}), "always 5 points behind"
+    assert late.to_dict() == pytest.approx({("fused OA", ""): -1, ("lead over concat", ""): 0}), (
+        "always 5 points behind"
+    )
 
 
 def test_the_lead_is_over_concat_of_the_same_setting_and_seed():
     """Concat falls by 4 a step, pmr by 3 with seed 0 and by 5 with seed 1."""
-    made = [run(m, seed, scene, oa=90 + 5 * seed - i * fall) for i, scene in enumerate(SETTINGS) for seed in (0, 1)
-            for m, fall in (("concat", 4), ("pmr", (3, 5)[seed]))]
+    made = [
+        run(m, seed, scene, oa=90 + 5 * seed - i * fall)
+        for i, scene in enumerate(SETTINGS)
+        for seed in (0, 1)
+        for m, fall in (("concat", 4), ("pmr", (3, 5)[seed]))
+    ]
     trend = dial.trend(made).query("measure == 'lead over concat'")
     assert trend["method"].tolist() == ["pmr"] and trend["correlation"].iloc[0] == pytest.approx(0)
     one = dial.trend([r for r in made if r.attrs["seed"] == 0]).query("measure == 'lead over concat'")
@@ -213,7 +303,11 @@ def test_the_lead_is_over_concat_of_the_same_setting_and_seed():
 def test_a_correlation_is_taken_seed_by_seed_and_then_averaged():
     """Ranks of three settings: 1 2 3 gives 1, 1 3 2 gives 1/2, all alike gives 0. Mean 1/2, sd 1/2, half width 4.303 / 2 / sqrt(3)."""
     oa = [(70, 71, 72), (70, 72, 71), (70, 70, 70)]
-    made = [run("concat", seed, scene, oa=values[i]) for seed, values in enumerate(oa) for i, scene in enumerate(("sim-sar:0:0", "sim-sar:0:0.4", "sim-sar"))]
+    made = [
+        run("concat", seed, scene, oa=values[i])
+        for seed, values in enumerate(oa)
+        for i, scene in enumerate(("sim-sar:0:0", "sim-sar:0:0.4", "sim-sar"))
+    ]
     row = by_measure(dial.trend(made), "concat").loc[("fused OA", "")]
     assert row["correlation"] == pytest.approx(0.5) and row["correlation_lo"] == pytest.approx(0.5 - 1.242, abs=1e-3)
     assert row["correlation_hi"] == 1, "1.742 is no correlation"
@@ -221,13 +315,17 @@ def test_a_correlation_is_taken_seed_by_seed_and_then_averaged():
 
 def test_two_settings_give_a_sign_and_one_gives_nothing():
     two = dial.trend(turned(3, scenes={"sim-sar:0:0": 0.0, "sim-sar:0:1": 1.0}))
-    assert np.allclose(two["correlation"].abs(), two["measure"].ne("lead over concat")) and two[["correlation_lo", "correlation_hi"]].isna().all(axis=None)
+    assert np.allclose(two["correlation"].abs(), two["measure"].ne("lead over concat")) and two[
+        ["correlation_lo", "correlation_hi"]
+    ].isna().all(axis=None)
     assert dial.trend(turned(3, scenes={"sim-sar": 0.8})).empty
 
 
 def test_correlations_need_the_same_seeds_at_every_setting():
     made = [run("concat", seed, scene) for scene in SETTINGS for seed in (0, 1) if (scene, seed) != ("sim-sar", 1)]
-    with pytest.raises(PrsaError, match="same seeds of concat at every setting of sim-sar, got 7 runs for 2 seeds and 4 settings"):
+    with pytest.raises(
+        PrsaError, match="same seeds of concat at every setting of sim-sar, got 7 runs for 2 seeds and 4 settings"
+    ):
         dial.trend(made)
 
 
@@ -239,7 +337,10 @@ def test_sensors_measure_what_the_dial_changes():
     found = dial.sensors(scenes)
     assert found["dial"].tolist() == [0, 0, 1, 1] and found["modality"].tolist() == ["hsi", "sar"] * 2
     low, high = (found[found["dial"].eq(d)].set_index("modality") for d in (0, 1))
-    assert high.loc["hsi", "drift"] > low.loc["hsi", "drift"] + 0.3 and high.loc["hsi", "separability"] > low.loc["hsi", "separability"]
+    assert (
+        high.loc["hsi", "drift"] > low.loc["hsi", "drift"] + 0.3
+        and high.loc["hsi", "separability"] > low.loc["hsi", "separability"]
+    )
     assert high.loc["sar", "separability"] < low.loc["sar", "separability"] - 0.1
 
 
@@ -255,12 +356,24 @@ def test_separability_of_a_sensor_that_is_the_class_and_of_one_that_is_noise():
 def test_written_files_hold_the_table_and_the_correlations(tmp_path):
     made = turned()
     csv, md = dial.write(made, tmp_path / "tables")
-    assert (csv.name, md.name) == ("dial.csv", "dial.md") and sorted(p.name for p in csv.parent.iterdir()) == ["dial.csv", "dial.md"]
-    back, table = pd.read_csv(csv, keep_default_na=False, na_values={c: "" for c in ("rho", "probe_gap", "probe_gap_lo", "probe_gap_hi")}), dial.table(made)
+    assert (csv.name, md.name) == ("dial.csv", "dial.md") and sorted(p.name for p in csv.parent.iterdir()) == [
+        "dial.csv",
+        "dial.md",
+    ]
+    back, table = (
+        pd.read_csv(
+            csv, keep_default_na=False, na_values={c: "" for c in ("rho", "probe_gap", "probe_gap_lo", "probe_gap_hi")}
+        ),
+        dial.table(made),
+    )
     pd.testing.assert_frame_equal(back, table.round(tables.DECIMALS), check_dtype=False, atol=1e-9)
     text = md.read_text()
     assert "| sim-sar | 0.4 | pmr | 2 | 90.5 ± 0.7 | +2.0 [2.0, 2.0] | hsi | 2.639 | +10.5 [4.1, 16.9] |" in text
-    assert "| sim-sar | concat | probe gap | sar | 4 | 2 | +1.00 [1.00, 1.00] |" in text and dial.NOTE in text and dial.TREND_NOTE in text
+    assert (
+        "| sim-sar | concat | probe gap | sar | 4 | 2 | +1.00 [1.00, 1.00] |" in text
+        and dial.NOTE in text
+        and dial.TREND_NOTE in text
+    )
     assert csv.read_bytes() == dial.write(made[::-1], tmp_path / "again")[0].read_bytes()
 
 
@@ -273,11 +386,16 @@ def test_nothing_is_written_without_runs_of_the_dial(tmp_path):
 def test_runs_of_the_dial_never_enter_the_tables_of_the_study(tmp_path):
     scene, split = make_scene("sim-sar", classes=2, size=12)
     own, dials = turned(scenes={"sim-sar": 0.8}), turned(scenes={"sim-sar:0:0.4": 0.4})
-    with_them, without = (tables.write_all(made, {"sim-sar": scene}, {"sim-sar": split}, tmp_path / name) for made, name in ((own + dials, "a"), (own, "b")))
+    with_them, without = (
+        tables.write_all(made, {"sim-sar": scene}, {"sim-sar": split}, tmp_path / name)
+        for made, name in ((own + dials, "a"), (own, "b"))
+    )
     assert [p.read_bytes() for p in with_them] == [p.read_bytes() for p in without]
     asked = scene.assign_attrs(name="sim-sar:0:0.4"), split.assign_attrs(hash="split of sim-sar:0:0.4")
     tables.write_all(dials, *({"sim-sar:0:0.4": one} for one in asked), tmp_path / "c")
-    assert set(pd.read_csv(tmp_path / "c" / "accuracy.csv")["scene"]) == {"sim-sar:0:0.4"}, "a study of that scene is asked for by its name"
+    assert set(pd.read_csv(tmp_path / "c" / "accuracy.csv")["scene"]) == {"sim-sar:0:0.4"}, (
+        "a study of that scene is asked for by its name"
+    )
 
 
 # The figures.
@@ -285,7 +403,13 @@ def test_runs_of_the_dial_never_enter_the_tables_of_the_study(tmp_path):
 
 def drawn(ax):
     """Method colour -> (x, y, error bars) of a panel."""
-    return {bar.lines[0].get_color(): (*bar.lines[0].get_data(orig=False), bar.lines[2][0].get_segments() if bar.lines[2] else None) for bar in ax.containers}
+    return {
+        bar.lines[0].get_color(): (
+            *bar.lines[0].get_data(orig=False),
+            bar.lines[2][0].get_segments() if bar.lines[2] else None,
+        )
+        for bar in ax.containers
+    }
 
 
 def test_curves_show_the_numbers_of_the_table():
@@ -306,8 +430,13 @@ def test_curves_show_the_numbers_of_the_table():
     assert set(drawn(gap)) == set(colours.values()) - {colours["late"]}
     concat = table.query("method == 'concat' and modality == 'hsi'")
     np.testing.assert_allclose(drawn(gap)[colours["concat"]][1], concat["probe_gap"])
-    np.testing.assert_allclose(drawn(gap)[colours["concat"]][2][0][:, 1], concat[["probe_gap_lo", "probe_gap_hi"]].iloc[0])
-    assert "3 seeds" in fig.legends[0].get_title().get_text() and "sim-sar (simulated)" in fig.legends[0].get_title().get_text()
+    np.testing.assert_allclose(
+        drawn(gap)[colours["concat"]][2][0][:, 1], concat[["probe_gap_lo", "probe_gap_hi"]].iloc[0]
+    )
+    assert (
+        "3 seeds" in fig.legends[0].get_title().get_text()
+        and "sim-sar (simulated)" in fig.legends[0].get_title().get_text()
+    )
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ["late", "concat", "prsanet", "pmr", "default setting"]
 
 
@@ -319,23 +448,35 @@ def test_the_factor_is_on_a_log_axis_with_balance_in_the_middle():
     left = next(ax for ax in fig.axes if ax.get_ylabel().startswith("imbalance factor"))
     right = next(ax for ax in fig.axes if ax.get_title() == "sar branch" and ax.get_yscale() == "log")
     low, high = left.get_ylim()
-    assert left.get_yscale() == "log" and low * high == pytest.approx(1) and high >= 8 and right.get_ylim() == (low, high)
+    assert (
+        left.get_yscale() == "log" and low * high == pytest.approx(1) and high >= 8 and right.get_ylim() == (low, high)
+    )
     assert [left.yaxis.get_major_formatter()(v) for v in left.get_yticks()] == ["1/8", "1/4", "1/2", "1", "2", "4", "8"]
     np.testing.assert_allclose(next(iter(drawn(right).values()))[1], 2.0 ** -(2 + np.array([0, 0.4, 0.8, 1])))
 
 
 def test_the_default_setting_is_marked_and_every_modality_has_its_panels():
-    table = dial.table([run(m, 0, f"sim-tri:0:{d}", THREE, probe=(60, 50, 40), rho=(2, 1, 0.5)) for d in (0, 1) for m in ("late", "concat")])
+    table = dial.table(
+        [
+            run(m, 0, f"sim-tri:0:{d}", THREE, probe=(60, 50, 40), rho=(2, 1, 0.5))
+            for d in (0, 1)
+            for m in ("late", "concat")
+        ]
+    )
     fig = dial_plots.curves(table, "sim-tri")
     assert sorted(ax.get_title() for ax in fig.axes) == sorted(["", *(f"{m} branch" for m in THREE for _ in range(2))])
     for ax in fig.axes:
-        assert any(line.get_linestyle() == ":" and set(line.get_xdata()) == {CONFIGS["sim-tri"].dial} for line in ax.lines), ax.get_title()
+        assert any(
+            line.get_linestyle() == ":" and set(line.get_xdata()) == {CONFIGS["sim-tri"].dial} for line in ax.lines
+        ), ax.get_title()
     assert "one seed" in fig.legends[0].get_title().get_text()
 
 
 def test_panels_that_nothing_was_measured_for_are_left_out():
     without = dial_plots.curves(dial.table(turned(methods=("concat", "pmr"))))
-    assert not any("gap" in ax.get_ylabel() for ax in without.axes) and any("factor" in ax.get_ylabel() for ax in without.axes)
+    assert not any("gap" in ax.get_ylabel() for ax in without.axes) and any(
+        "factor" in ax.get_ylabel() for ax in without.axes
+    )
     late = dial_plots.curves(dial.table([run("late", 0, scene) for scene in SETTINGS]))
     assert [ax.get_ylabel() for ax in late.axes] == ["fused OA (%)"] and late.axes[0].get_xlabel() == dial_plots.AXIS
 
@@ -348,7 +489,10 @@ def test_a_kind_must_be_one_of_the_table(tmp_path):
 
 
 def test_the_figure_of_the_sensors_has_both_measures_of_every_modality():
-    rows = pd.DataFrame([(d, m, 0.5 + 0.1 * d, 0.2 + d) for d in (0.0, 1.0) for m in THREE], columns=["dial", "modality", "separability", "drift"])
+    rows = pd.DataFrame(
+        [(d, m, 0.5 + 0.1 * d, 0.2 + d) for d in (0.0, 1.0) for m in THREE],
+        columns=["dial", "modality", "separability", "drift"],
+    )
     fig = dial_plots.sensors(rows, "sim-tri")
     left, right = fig.axes
     assert left.get_ylim() == (0, 1) and right.get_ylim()[0] == 0

@@ -18,7 +18,10 @@ from packaging.version import Version
 from prsa.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DIRECT = [Requirement(text) for text in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["test"]]
+DIRECT = [
+    Requirement(text)
+    for text in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["test"]
+]
 LOCK_LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 
@@ -30,7 +33,9 @@ def lock():
 def test_the_lock_holds_exact_public_versions_and_nothing_of_a_machine():
     assert len(lock()) == len(LOCK_LINES) > 20
     for line in LOCK_LINES:
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line), f"{line!r}: expected name==version without build tag, URL or marker"
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line), (
+            f"{line!r}: expected name==version without build tag, URL or marker"
+        )
     text = (ROOT / "requirements.lock").read_text()
     assert "://" not in text and "--index" not in text and not re.search(r"^(nvidia|cuda|triton)", text, re.M)
 
@@ -38,7 +43,9 @@ def test_the_lock_holds_exact_public_versions_and_nothing_of_a_machine():
 def test_locked_versions_are_within_the_declared_ranges():
     for need in DIRECT:
         assert canonicalize_name(need.name) in lock(), f"{need.name} is in pyproject.toml, not in requirements.lock"
-        assert need.specifier.contains(lock()[canonicalize_name(need.name)]), f"{need}: locked is {lock()[canonicalize_name(need.name)]}"
+        assert need.specifier.contains(lock()[canonicalize_name(need.name)]), (
+            f"{need}: locked is {lock()[canonicalize_name(need.name)]}"
+        )
         assert need.specifier, f"{need.name}: expected a bound"
 
 
@@ -60,14 +67,22 @@ def test_the_lock_is_the_closure_of_the_dependencies():
             continue
         seen.add(key)
         for requirement in map(Requirement, metadata.requires(need.name) or []):
-            if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in need.extras or {""}):
+            if requirement.marker is None or any(
+                requirement.marker.evaluate({"extra": extra}) for extra in need.extras or {""}
+            ):
                 todo.append(requirement)
-    closure = {name for name, _ in seen if not re.match("nvidia|cuda|triton", name)}  # a CUDA build of torch brings them
+    closure = {
+        name for name, _ in seen if not re.match("nvidia|cuda|triton", name)
+    }  # a CUDA build of torch brings them
     assert set(lock()) == closure, f"only locked: {set(lock()) - closure}; only needed: {closure - set(lock())}"
 
 
 def test_installed_versions_are_the_locked_ones():
-    wrong = {name: metadata.version(name) for name, version in lock().items() if Version(metadata.version(name)).public != Version(version).public}
+    wrong = {
+        name: metadata.version(name)
+        for name, version in lock().items()
+        if Version(metadata.version(name)).public != Version(version).public
+    }
     assert not wrong, f"expected the versions of requirements.lock, got {wrong}. Fix: make env"
 
 
@@ -76,8 +91,14 @@ def test_the_code_imports_only_declared_packages():
     for file in (ROOT / "prsa").glob("*.py"):
         imported |= set(re.findall(r"^\s*(?:import|from) ([a-z_0-9]+)", file.read_text(), re.M))
     distributions = metadata.packages_distributions()
-    third = {canonicalize_name(distributions[name][0]) for name in imported - set(sys.stdlib_module_names) - {"prsa"} if name in distributions}
-    assert third <= {canonicalize_name(need.name) for need in DIRECT}, "declare it in pyproject.toml, with a reason for its bound"
+    third = {
+        canonicalize_name(distributions[name][0])
+        for name in imported - set(sys.stdlib_module_names) - {"prsa"}
+        if name in distributions
+    }
+    assert third <= {canonicalize_name(need.name) for need in DIRECT}, (
+        "declare it in pyproject.toml, with a reason for its bound"
+    )
 
 
 def test_conda_brings_python_only_and_pip_the_same_lock():
@@ -92,7 +113,10 @@ def test_citation_and_licence_agree_with_the_package():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (PROJECT["project"]["version"], PROJECT["project"]["license"])
     (paper,) = citation["references"]
-    assert paper["title"].startswith("Prototypical Rebalancing Network") and (paper["start"], paper["end"]) == (27582, 27596)
+    assert paper["title"].startswith("Prototypical Rebalancing Network") and (paper["start"], paper["end"]) == (
+        27582,
+        27596,
+    )
 
 
 # -- the Makefile, with programs that only write down how they were called --
@@ -127,18 +151,32 @@ def project(tmp_path):
             text = FAKE_CONDA if name in ("conda", "mamba") else FAKE_PYTHON
             (programs / name).write_text(text.format(log=log, version_ok=version_ok))
             (programs / name).chmod(0o755)
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE", "TOGETHER"))}
-        done = subprocess.run(["make", *arguments], cwd=folder, text=True, capture_output=True, stdin=subprocess.DEVNULL,
-                              env=clean | {"PATH": f"{programs}:/usr/bin:/bin", "FAIL_ON": ""} | environment)
-        done.calls = [line.replace(f"{programs}/", "") for line in log.read_text().splitlines() if "ensurepip" not in line]
+        clean = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE", "TOGETHER"))
+        }
+        done = subprocess.run(
+            ["make", *arguments],
+            cwd=folder,
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env=clean | {"PATH": f"{programs}:/usr/bin:/bin", "FAIL_ON": ""} | environment,
+        )
+        done.calls = [
+            line.replace(f"{programs}/", "") for line in log.read_text().splitlines() if "ensurepip" not in line
+        ]
         return done
 
     run.folder = folder
     return run
 
 
-AFTER = [".env/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .",
-         ".env/bin/python -m ipykernel install --sys-prefix --name prsa --display-name Python (prsa)"]
+AFTER = [
+    ".env/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .",
+    ".env/bin/python -m ipykernel install --sys-prefix --name prsa --display-name Python (prsa)",
+]
 
 
 @pytest.mark.parametrize("have, used", [(["conda"], "conda"), (["conda", "mamba"], "mamba")])
@@ -147,13 +185,19 @@ def test_make_env_with_conda_fills_a_prefix_in_the_project_and_uses_its_python(p
     assert done.returncode == 0, done.stderr
     assert done.calls == [f"{used} env create --quiet --prefix .env --file environment.yml yes=true", *AFTER]
     assert project("env", have=have).calls == []  # complete: nothing to do
-    assert project("quick", "SEEDS=1").calls == [".env/bin/python -m prsa.reproduce --device auto --seeds 1 --preset quick"]
+    assert project("quick", "SEEDS=1").calls == [
+        ".env/bin/python -m prsa.reproduce --device auto --seeds 1 --preset quick"
+    ]
 
 
 def test_make_env_without_conda_uses_venv_and_the_lock(project):
     done = project("env")
     assert done.returncode == 0, done.stderr
-    assert done.calls == ["python3.11 -m venv .env", ".env/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock", *AFTER]
+    assert done.calls == [
+        "python3.11 -m venv .env",
+        ".env/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock",
+        *AFTER,
+    ]
     assert len(done.stdout.splitlines()) == 2
 
 
@@ -166,7 +210,11 @@ def test_an_interrupted_installation_is_not_taken_for_finished(project):
     assert done.returncode != 0 and done.calls[-1].endswith("-r requirements.lock")
     assert project("quick", FAIL_ON="ipykernel").returncode != 0
     done = project("quick")
-    assert done.returncode == 0 and done.calls[0] == "python3.11 -m venv .env" and done.calls[-1].endswith("prsa.reproduce --device auto --preset quick")
+    assert (
+        done.returncode == 0
+        and done.calls[0] == "python3.11 -m venv .env"
+        and done.calls[-1].endswith("prsa.reproduce --device auto --preset quick")
+    )
 
 
 def test_a_changed_lock_or_a_moved_folder_installs_again(project):
@@ -182,12 +230,20 @@ def test_a_folder_that_is_no_environment_is_never_removed(project):
     (project.folder / ".env").mkdir()
     (project.folder / ".env" / "secrets").write_text("mine")
     done = project("env")
-    assert done.returncode == 2 and "is no Python environment" in done.stderr and (project.folder / ".env" / "secrets").is_file()
+    assert (
+        done.returncode == 2
+        and "is no Python environment" in done.stderr
+        and (project.folder / ".env" / "secrets").is_file()
+    )
 
 
 def test_no_usable_python_is_one_clear_message(project):
     done = project("env", version_ok=1)
-    assert done.returncode == 2 and "expected mamba, conda or Python 3.11 or newer" in done.stderr and done.calls == ["python3 -V"]
+    assert (
+        done.returncode == 2
+        and "expected mamba, conda or Python 3.11 or newer" in done.stderr
+        and done.calls == ["python3 -V"]
+    )
 
 
 def test_make_help_is_the_default_and_lists_every_target(project):
@@ -202,8 +258,18 @@ def test_make_help_is_the_default_and_lists_every_target(project):
 
 def test_make_passes_every_variable_on_and_refuses_mistyped_ones(project):
     project("env")
-    done = project("reproduce", "SCENES=sim-sar 'my scenes/a.nc'", "SEEDS=3", "JOBS=2", "DEVICE=cpu", "METHODS=concat prsanet", "TOGETHER=yes")
-    assert done.calls == [".env/bin/python -m prsa.reproduce --device cpu --scenes sim-sar my scenes/a.nc --seeds 3 --jobs 2 --methods concat prsanet --together yes --preset full"]
+    done = project(
+        "reproduce",
+        "SCENES=sim-sar 'my scenes/a.nc'",
+        "SEEDS=3",
+        "JOBS=2",
+        "DEVICE=cpu",
+        "METHODS=concat prsanet",
+        "TOGETHER=yes",
+    )
+    assert done.calls == [
+        ".env/bin/python -m prsa.reproduce --device cpu --scenes sim-sar my scenes/a.nc --seeds 3 --jobs 2 --methods concat prsanet --together yes --preset full"
+    ]
     done = project("reproduce", "SCENE=sim-sar")
     assert done.returncode == 2 and "unknown variable SCENE." in done.stderr and done.calls == []
 

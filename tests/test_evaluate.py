@@ -51,11 +51,15 @@ def test_confusion_of_every_head_and_part(studied):
 def test_map_and_confidence_are_those_of_predict_map(studied):
     scene, split, run, model, _ = studied
     cover = predict_map(model, scene)
-    assert (run["map"].values != cover.values).sum() <= 2, "but for a tie between two classes: a map multiplies out what is linear"
+    assert (run["map"].values != cover.values).sum() <= 2, (
+        "but for a tie between two classes: a map multiplies out what is linear"
+    )
     np.testing.assert_allclose(run["confidence"], cover.confidence, rtol=0, atol=1e-5)
     label, part = scene["label"].values, split.values
     inside = (part == TEST) & (label > 0)
-    np.testing.assert_array_equal(run["confusion"].sel(head="fused", part="test"), counted(label[inside], run["map"].values[inside]))
+    np.testing.assert_array_equal(
+        run["confusion"].sel(head="fused", part="test"), counted(label[inside], run["map"].values[inside])
+    )
 
 
 def test_features_are_of_test_pixels_evenly_taken(studied):
@@ -78,14 +82,20 @@ def test_probes_learn_on_training_pixels_and_are_counted_on_test_pixels(studied)
         ours = run["probe_confusion"].sel(modality=m).values
         assert ours.sum(1).tolist() == np.bincount(label[test], minlength=5)[1:].tolist()
         assert abs(ours - wanted).sum() <= 0.04 * test.sum(), "but for rounding in the features"
-    assert float(run["cka"]) == pytest.approx(metrics.linear_cka(out["f"].numpy()[test], np.eye(4)[label[test] - 1]), abs=1e-3)
+    assert float(run["cka"]) == pytest.approx(
+        metrics.linear_cka(out["f"].numpy()[test], np.eye(4)[label[test] - 1]), abs=1e-3
+    )
     assert float(run["eta2"]) == pytest.approx(metrics.eta_squared(out["f"].numpy()[test], label[test]), abs=1e-3)
 
 
 def test_counts_under_degradation_are_those_of_the_same_model_on_the_test_pixels(studied):
     scene, split, run, model, out = studied
     names, counts = degraded_counts(model, scene, split)
-    assert run["condition"].values.tolist() == names and names[0] == "none" and names[-3:] == [f"{m} missing" for m in NAMES]
+    assert (
+        run["condition"].values.tolist() == names
+        and names[0] == "none"
+        and names[-3:] == [f"{m} missing" for m in NAMES]
+    )
     np.testing.assert_array_equal(run["degraded_confusion"], counts)
     test = split.values.ravel() == TEST
     wanted = counted(scene["label"].values.ravel()[test], out["logits"].argmax(1).numpy()[test] + 1)
@@ -94,10 +104,18 @@ def test_counts_under_degradation_are_those_of_the_same_model_on_the_test_pixels
 
 def test_curves_of_the_branches_probes_and_directions(studied):
     run = studied[2]
-    assert run["probe_accuracy"].dims == run["branch_accuracy"].dims and run["source"].values.tolist() == ["fused", "prototype", "total"]
-    assert ((run["probe_accuracy"] >= 0) & (run["probe_accuracy"] <= 1)).all() and float(run["probe_accuracy"].isel(epoch=-1).min()) > 0.1
+    assert run["probe_accuracy"].dims == run["branch_accuracy"].dims and run["source"].values.tolist() == [
+        "fused",
+        "prototype",
+        "total",
+    ]
+    assert ((run["probe_accuracy"] >= 0) & (run["probe_accuracy"] <= 1)).all() and float(
+        run["probe_accuracy"].isel(epoch=-1).min()
+    ) > 0.1
     known = run["direction"].sel(source=["prototype", "total"]).values
-    assert (np.abs(known) <= 1 + 1e-6).all() and np.isnan(run["direction"].sel(source="fused")).all() == (run.attrs["method"] == "late")
+    assert (np.abs(known) <= 1 + 1e-6).all() and np.isnan(run["direction"].sel(source="fused")).all() == (
+        run.attrs["method"] == "late"
+    )
 
 
 def test_attributes(studied):
@@ -106,7 +124,10 @@ def test_attributes(studied):
         assert run.attrs[name] == int((split.values == code).sum())
     assert run.attrs["scene_hash"] == scene_hash(scene) and run.attrs["split_hash"] == split.attrs["hash"]
     assert run.attrs["split_kind"] == "random" and run.attrs["scene"] == "tiny" and run.attrs["simulated"] == 1
-    assert run.attrs["params"] == sum(p.numel() for p in model.parameters()) and run.attrs["macs_pixel"] < run.attrs["macs_patch"]
+    assert (
+        run.attrs["params"] == sum(p.numel() for p in model.parameters())
+        and run.attrs["macs_pixel"] < run.attrs["macs_patch"]
+    )
     assert {"torch", "numpy"} <= set(json.loads(run.attrs["versions"])) and list(run["class"].values) == CLASSES
     assert run.attrs["seconds"] > 0 and run.attrs["samples_per_s"] > 0
 
@@ -135,4 +156,8 @@ def test_a_comparator_leaves_a_run_of_the_same_schema(two, method, tmp_path):
     again = load_run(save_run(run, tmp_path / "run.nc"))
     np.testing.assert_array_equal(again["confusion"], run["confusion"])
     if method == "s2enet":  # it has a history, the forest has none
-        assert np.isfinite(run["loss"].sel(term="fused")).all() and np.isfinite(run["accuracy"]).all() and run.sizes["epoch"] == SMALL["epochs"]
+        assert (
+            np.isfinite(run["loss"].sel(term="fused")).all()
+            and np.isfinite(run["accuracy"]).all()
+            and run.sizes["epoch"] == SMALL["epochs"]
+        )

@@ -12,7 +12,9 @@ from prsa.network.fusion import FUSIONS, SAGF
 from prsa.network.prsanet import PRSANet
 
 B, K, D = 4, 3, 5
-cases = pytest.mark.parametrize("dtype, M, rounds", list(itertools.product([torch.float32, torch.float64], [2, 3], [1, 2])))
+cases = pytest.mark.parametrize(
+    "dtype, M, rounds", list(itertools.product([torch.float32, torch.float64], [2, 3], [1, 2]))
+)
 
 
 def opened(M, dtype, rounds=1, tau=0.4, seed=0):
@@ -52,7 +54,12 @@ def naive(fusion, z):
             A = [[torch.exp(S[m][k]) / sum(torch.exp(v) for v in S[m]) for k in range(K)] for m in range(M)]
             G = [[sum(A[m][k] * A[n][k] for k in range(K)) for n in range(M)] for m in range(M)]
             G = [[G[m][n] / sum(G[m]) for n in range(M)] for m in range(M)]
-            h = [h[m] + apply(sum(A[m][k] * a[k] for k in range(K)), Wc) + apply(sum(G[m][n] * u[n] for n in range(M)), Wg) for m in range(M)]
+            h = [
+                h[m]
+                + apply(sum(A[m][k] * a[k] for k in range(K)), Wc)
+                + apply(sum(G[m][n] * u[n] for n in range(M)), Wg)
+                for m in range(M)
+            ]
         found["f"].append(torch.cat(h))
         found["bonus"].append(torch.stack([fusion.bonus * sum(S[m][k] for m in range(M)) / M for k in range(K)]))
         for name, table in (("S", S), ("A", A), ("G", G)):
@@ -70,11 +77,18 @@ def test_sagf(dtype, M, rounds):
         assert ours[name].dtype == dtype
         torch.testing.assert_close(ours[name], wanted, **tolerance)
         mix = torch.linspace(-1, 2, wanted.numel(), dtype=dtype).view(wanted.shape)
-        gradients = [torch.autograd.grad((mix * value).sum(), leaves.values(), retain_graph=True, allow_unused=True) for value in (ours[name], wanted)]
+        gradients = [
+            torch.autograd.grad((mix * value).sum(), leaves.values(), retain_graph=True, allow_unused=True)
+            for value in (ours[name], wanted)
+        ]
         for leaf, of_ours, of_naive in zip(leaves, *gradients):
             zero = torch.zeros_like(leaves[leaf])
-            torch.testing.assert_close(zero if of_ours is None else of_ours, zero if of_naive is None else of_naive, **tolerance,
-                                       msg=lambda text, leaf=leaf, name=name: f"gradient of {name} on {leaf}: {text}")
+            torch.testing.assert_close(
+                zero if of_ours is None else of_ours,
+                zero if of_naive is None else of_naive,
+                **tolerance,
+                msg=lambda text, leaf=leaf, name=name: f"gradient of {name} on {leaf}: {text}",
+            )
             if name == "f" and leaf != "bonus":
                 assert of_ours.abs().max() > 1e-6, f"the case is too easy: f has no gradient on {leaf}"
 
@@ -98,7 +112,12 @@ def test_at_the_start_it_is_concatenation_bit_for_bit(M, rounds):
     bands = {"hsi": 6, "sar": 2, "dsm": 1}
     bands = dict(list(bands.items())[:M])
     x = {m: torch.randn(B, n, 5, 5) for m, n in bands.items()}
-    models = [PRSANet(bands, ["a", "b", "c"], make_config("concat", "quick", patch=5, width=6, features=D, fusion=name)).eval() for name in ("concat", "sagf")]
+    models = [
+        PRSANet(
+            bands, ["a", "b", "c"], make_config("concat", "quick", patch=5, width=6, features=D, fusion=name)
+        ).eval()
+        for name in ("concat", "sagf")
+    ]
     assert torch.equal(*(model(x)["logits"] for model in models)), "the same weights are drawn whatever the fusion"
 
 
@@ -127,7 +146,7 @@ def test_a_sample_does_not_see_the_others(name, M):
     whole = fusion(z)
     assert whole["f"].shape == (B, fusion.size)
     for b in range(B):
-        for key, value in fusion(z[b:b + 1]).items():
+        for key, value in fusion(z[b : b + 1]).items():
             torch.testing.assert_close(value[0], whole[key][b], rtol=1e-4, atol=1e-5)
 
 
@@ -140,12 +159,20 @@ def test_plain_fusions(M):
     for b in range(B):
         concat = torch.cat([z[b, m] for m in range(M)])
         open_ = torch.sigmoid(gate.weight @ concat + gate.bias).view(M, D)
-        q, k, v = ([layer.weight @ z[b, m] + layer.bias for m in range(M)] for layer in (attend.query, attend.key, attend.value))
+        q, k, v = (
+            [layer.weight @ z[b, m] + layer.bias for m in range(M)]
+            for layer in (attend.query, attend.key, attend.value)
+        )
         rows = []
         for m in range(M):
             edge = torch.stack([q[m] @ k[n] / math.sqrt(D) for n in range(M)]).softmax(0)
             rows.append(z[b, m] + sum(edge[n] * v[n] for n in range(M)))
-        wanted = {"concat": concat, "sum": sum(z[b]), "gated": sum(open_[m] * z[b, m] for m in range(M)), "attention": torch.cat(rows)}
+        wanted = {
+            "concat": concat,
+            "sum": sum(z[b]),
+            "gated": sum(open_[m] * z[b, m] for m in range(M)),
+            "attention": torch.cat(rows),
+        }
         for name, value in wanted.items():
             torch.testing.assert_close(made[name](z)["f"][b], value)
 
@@ -164,7 +191,9 @@ def test_prototype_anchors_are_the_mean_of_the_projected_prototypes():
     fusion, z, prototypes = SAGF(2, D, K, tau=0.4, anchors="prototype"), torch.randn(B, 2, D), torch.randn(2, K, D)
     S = fusion(z, prototypes)["S"]
     for b, m, k in itertools.product(range(B), range(2), range(K)):
-        node = sum((c := prototypes[n, k] / prototypes[n, k].norm() @ fusion.project[n]) / c.norm() for n in range(2)) / 2
+        node = (
+            sum((c := prototypes[n, k] / prototypes[n, k].norm() @ fusion.project[n]) / c.norm() for n in range(2)) / 2
+        )
         u = z[b, m] @ fusion.project[m]
         assert S[b, m, k].item() == pytest.approx((u @ node / (u.norm() * node.norm()) / 0.4).item(), abs=1e-4)
 
@@ -177,10 +206,15 @@ def test_unknown_anchors_are_named():
 def test_the_vote_changes_what_is_predicted_and_not_what_is_trained():
     torch.manual_seed(0)
     z = torch.randn(B, 2, 64)
-    plain, voting = (PRSANet({"hsi": 6, "sar": 2}, list("abc"), make_config("prsanet", vote=vote)).eval().classify(z) for vote in (0.0, 2.0))
+    plain, voting = (
+        PRSANet({"hsi": 6, "sar": 2}, list("abc"), make_config("prsanet", vote=vote)).eval().classify(z)
+        for vote in (0.0, 2.0)
+    )
     torch.testing.assert_close(plain["logits"], plain["fused"])
     torch.testing.assert_close(voting["fused"], plain["fused"])
-    expected = plain["fused"].log_softmax(1) + 2 * (plain["S"][:, 0].log_softmax(1) + plain["S"][:, 1].log_softmax(1)) / 2
+    expected = (
+        plain["fused"].log_softmax(1) + 2 * (plain["S"][:, 0].log_softmax(1) + plain["S"][:, 1].log_softmax(1)) / 2
+    )
     torch.testing.assert_close(voting["logits"], expected)
     with pytest.raises(PrsaError, match="vote=1.0.*expected fusion='sagf', got 'concat'"):
         PRSANet({"hsi": 6, "sar": 2}, list("abc"), make_config("concat", vote=1.0))

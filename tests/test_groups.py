@@ -10,21 +10,34 @@ from prsa.errors import PrsaError
 from prsa.report import groups
 
 
-@pytest.mark.parametrize("scene, name, dial", [
-    ("sim-sar", "sim-sar", False), ("sim-sar:2", "sim-sar", False), ("sim-tri:0:0.4", "sim-tri:0:0.4", True), ("sim-lidar:1:1", "sim-lidar:1:1", True),
-    ("muufl", "muufl", False), ("/a:b/c:d.nc", "/a:b/c:d.nc", False),
-])
+@pytest.mark.parametrize(
+    "scene, name, dial",
+    [
+        ("sim-sar", "sim-sar", False),
+        ("sim-sar:2", "sim-sar", False),
+        ("sim-tri:0:0.4", "sim-tri:0:0.4", True),
+        ("sim-lidar:1:1", "sim-lidar:1:1", True),
+        ("muufl", "muufl", False),
+        ("/a:b/c:d.nc", "/a:b/c:d.nc", False),
+    ],
+)
 def test_scenes_of_a_kind_are_a_group_and_the_dial_is_none(scene, name, dial):
     assert group_of(scene) == name and is_dial(scene) == dial
 
 
 def test_the_first_scene_of_every_group():
-    assert firsts(["sim-sar:0:0.2", "sim-sar:1", "muufl", "sim-sar", "sim-tri", "sim-tri:1"]) == ["sim-sar:1", "muufl", "sim-tri"]
+    assert firsts(["sim-sar:0:0.2", "sim-sar:1", "muufl", "sim-sar", "sim-tri", "sim-tri:1"]) == [
+        "sim-sar:1",
+        "muufl",
+        "sim-tri",
+    ]
 
 
 def test_roles_follow_the_mean_factor_at_the_end():
     runs = [make_run("one", "concat", s, ("hsi", "lidar", "rgb"), classes=2, epochs=2, size=12) for s in (0, 1)]
-    for run, last in zip(runs, ((1.0, 0.6, 1.4), (1.2, 0.8, 0.8))):  # means 1.1, 0.7, 1.1 -> the later of equals counts as fast
+    for run, last in zip(
+        runs, ((1.0, 0.6, 1.4), (1.2, 0.8, 0.8))
+    ):  # means 1.1, 0.7, 1.1 -> the later of equals counts as fast
         run["rho"].values[:] = [(9.0, 9.0, 0.1), last]
     assert groups.roles(runs) == {"hsi": "middle", "lidar": "slow", "rgb": "fast"}
 

@@ -26,8 +26,10 @@ def same(value, oracle, leaves):
     tolerance = {"rtol": 2e-4, "atol": 2e-5} if value.dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-11}
     torch.testing.assert_close(value, oracle, **tolerance)
     mix = torch.linspace(0.5, 2, value.numel(), dtype=value.dtype).view(value.shape)
-    for ours, naive in zip(torch.autograd.grad((mix * value).sum(), leaves, retain_graph=True),
-                           torch.autograd.grad((mix * oracle).sum(), leaves)):
+    for ours, naive in zip(
+        torch.autograd.grad((mix * value).sum(), leaves, retain_graph=True),
+        torch.autograd.grad((mix * oracle).sum(), leaves),
+    ):
         assert ours.abs().max() > 1e-6, "the case is too easy: a gradient is zero"
         torch.testing.assert_close(ours, naive, **tolerance)
 
@@ -59,7 +61,12 @@ def test_fused_cross_entropy(dtype, M):
 @both
 def test_cross_entropy_of_branches_with_categories_and_with_distributions(dtype, M):
     logits, y, t = draw(B, M, K, dtype=dtype), torch.arange(B) % K, distributions(B, M, K, dtype=dtype)
-    hard = torch.stack([torch.stack([naive_cross_entropy(logits[b, m], one_hot(int(y[b]), dtype)) for m in range(M)]) for b in range(B)])
+    hard = torch.stack(
+        [
+            torch.stack([naive_cross_entropy(logits[b, m], one_hot(int(y[b]), dtype)) for m in range(M)])
+            for b in range(B)
+        ]
+    )
     soft = torch.stack([torch.stack([naive_cross_entropy(logits[b, m], t[b, m]) for m in range(M)]) for b in range(B)])
     same(losses.cross_entropy(logits, y), hard, [logits])
     same(losses.cross_entropy(logits, t), soft, [logits])
@@ -71,7 +78,10 @@ def test_alignment_loss(dtype, M, targets):
     S, y, t = draw(B, M, K, dtype=dtype), torch.arange(B) % K, distributions(B, M, K, dtype=dtype)
     rows = []
     for b in range(B):
-        of_branch = [naive_cross_entropy(S[b, m], one_hot(int(y[b]), dtype) if targets == "categories" else t[b, m]) for m in range(M)]
+        of_branch = [
+            naive_cross_entropy(S[b, m], one_hot(int(y[b]), dtype) if targets == "categories" else t[b, m])
+            for m in range(M)
+        ]
         rows.append(sum(of_branch) / M)
     same(losses.alignment_loss(S, y if targets == "categories" else t), torch.stack(rows), [S])
 
@@ -83,7 +93,11 @@ def test_prototype_loss(dtype, M, targets):
     weight = torch.tensor([1.0, 1.6, 0.25][:M], dtype=dtype)
     rows = []
     for b in range(B):
-        of_branch = [weight[m] * naive_cross_entropy(logits[b, m], one_hot(int(y[b]), dtype) if targets == "categories" else t[b, m]) for m in range(M)]
+        of_branch = [
+            weight[m]
+            * naive_cross_entropy(logits[b, m], one_hot(int(y[b]), dtype) if targets == "categories" else t[b, m])
+            for m in range(M)
+        ]
         rows.append(sum(of_branch))
     same(losses.prototype_loss(logits, y if targets == "categories" else t, weight), torch.stack(rows), [logits])
 
@@ -98,7 +112,9 @@ def test_soft_targets(dtype, M, sigma):
     for b in range(B):
         for m in range(M):
             own = prototypes[m, y[b]]
-            cosine = [sum(own * other) / (torch.sqrt(sum(own ** 2)) * torch.sqrt(sum(other ** 2))) for other in prototypes[m]]
+            cosine = [
+                sum(own * other) / (torch.sqrt(sum(own**2)) * torch.sqrt(sum(other**2))) for other in prototypes[m]
+            ]
             total = sum(torch.exp(c / tau) for c in cosine)
             rows += [(1 - sigma) * float(k == y[b]) + sigma * torch.exp(cosine[k] / tau) / total for k in range(K)]
     ours = losses.soft_targets(similarity, y, sigma, tau)
@@ -106,7 +122,9 @@ def test_soft_targets(dtype, M, sigma):
     if sigma:
         same(ours, torch.stack(rows).view(B, M, K), [prototypes])
     else:
-        assert torch.equal(ours.detach(), torch.eye(K, dtype=dtype)[y][:, None].expand(B, M, K)), "sigma = 0 gives exactly the hard targets"
+        assert torch.equal(ours.detach(), torch.eye(K, dtype=dtype)[y][:, None].expand(B, M, K)), (
+            "sigma = 0 gives exactly the hard targets"
+        )
     torch.testing.assert_close(ours.sum(2), torch.ones(B, M, dtype=dtype))
 
 
@@ -181,7 +199,11 @@ def test_weighted_terms_of_a_batch(three, method):
     trainer = make_trainer(three, method)
     trainer.epoch(1)
     model, c = trainer.model, trainer.config
-    z, y, s = model.encode(trainer.patches.gather(torch.arange(20))).detach(), trainer.y[:20], torch.tensor([0.8, 0.5, 0.3])
+    z, y, s = (
+        model.encode(trainer.patches.gather(torch.arange(20))).detach(),
+        trainer.y[:20],
+        torch.tensor([0.8, 0.5, 0.3]),
+    )
     terms, out = loss_terms(model, trainer.rule, z, y, s)
     hard = torch.eye(len(model.classes))[y][:, None]
     cosine = model.bank.similarity()
@@ -190,7 +212,9 @@ def test_weighted_terms_of_a_batch(three, method):
     def entropy(logits, t):
         return -(t * logits.log_softmax(1)).sum(1).mean()
 
-    torch.testing.assert_close(terms["fused"], entropy(out["fused"], hard[:, 0]))  # what is predicted with may hold a vote besides
+    torch.testing.assert_close(
+        terms["fused"], entropy(out["fused"], hard[:, 0])
+    )  # what is predicted with may hold a vote besides
     if c.lambda_sa:
         wanted = c.lambda_sa * sum(entropy(out["S"][:, i], targets[i]) for i in range(3)) / 3
         torch.testing.assert_close(terms["alignment"], wanted)
@@ -201,7 +225,9 @@ def test_weighted_terms_of_a_batch(three, method):
         wanted = sum((c.base + beta[i]) * entropy(model.bank.logits(z)[:, i], targets[i]) for i in range(3))
         torch.testing.assert_close(terms["prototype"], wanted)
     if c.lambda_aux:
-        wanted = c.lambda_aux * sum(entropy(model.branch_heads[m](z[:, i]), hard[:, 0]) for i, m in enumerate(model.modalities))
+        wanted = c.lambda_aux * sum(
+            entropy(model.branch_heads[m](z[:, i]), hard[:, 0]) for i, m in enumerate(model.modalities)
+        )
         torch.testing.assert_close(terms["auxiliary"], wanted)
     else:
         assert "auxiliary" not in terms

@@ -3,17 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import (
-    BANDS,
-    CLASSES,
-    OWN,
-    SMALL,
-    assert_same_weights,
-    every_patch,
-    make_scene,
-    make_trainer,
-    weights,
-)
+from tiny import BANDS, CLASSES, OWN, SMALL, assert_same_weights, every_patch, make_scene, make_trainer, weights
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,7 +22,10 @@ PATCHES = {"two": "hsi=7,sar=3", "three": "hsi=3,sar=9,dsm=5"}
 def scene_logits(model, scene, tile):
     """Fused and branch logits of the map pass, (H, W, K) and (H, W, M, K)."""
     height, width, k = scene.sizes["y"], scene.sizes["x"], len(model.classes)
-    fused, branch = torch.full((height, width, k), torch.nan), torch.full((height, width, len(model.modalities), k), torch.nan)
+    fused, branch = (
+        torch.full((height, width, k), torch.nan),
+        torch.full((height, width, len(model.modalities), k), torch.nan),
+    )
     with torch.no_grad():
         for rows, cols, z in scene_features(model, scene, tile):
             out = model.classify(z)
@@ -69,9 +62,12 @@ def trained():
 
     def get(kind, method):
         if (kind, method) not in models:
-            scene = with_holes(make_scene(tuple(BANDS)[:2 if kind == "two" else 3]))
+            scene = with_holes(make_scene(tuple(BANDS)[: 2 if kind == "two" else 3]))
             split = split_scene(scene, "random")
-            models[kind, method] = scene, fit(scene, method, split, preset="quick", **(SMALL | {"patch": PATCHES[kind]}))[1]
+            models[kind, method] = (
+                scene,
+                fit(scene, method, split, preset="quick", **(SMALL | {"patch": PATCHES[kind]}))[1],
+            )
         return models[kind, method]
 
     return get
@@ -140,12 +136,23 @@ def test_late_fusion_is_the_sum_of_log_probabilities(trained):
     scene, model = trained("three", "late")
     with torch.no_grad():
         out = model(every_patch(model, scene))
-    single = [(out["z"][:, i] @ model.branch_heads[m].weight.T + model.branch_heads[m].bias).softmax(1) for i, m in enumerate(model.modalities)]
+    single = [
+        (out["z"][:, i] @ model.branch_heads[m].weight.T + model.branch_heads[m].bias).softmax(1)
+        for i, m in enumerate(model.modalities)
+    ]
     torch.testing.assert_close(out["logits"], sum(p.log() for p in single), atol=1e-5, rtol=1e-5)
     assert torch.equal(model.branch_logits(out), out["branch"])
 
 
-TERMS_OFF = {"fusion": "concat", "lambda_sa": 0.0, "lambda_p": 0.0, "lambda_aux": 0.0, "phase": 0.0, "dropout": 0.0, "vote": 0.0}
+TERMS_OFF = {
+    "fusion": "concat",
+    "lambda_sa": 0.0,
+    "lambda_p": 0.0,
+    "lambda_aux": 0.0,
+    "phase": 0.0,
+    "dropout": 0.0,
+    "vote": 0.0,
+}
 
 
 @pytest.mark.parametrize("kind", ["two", "three"])
@@ -153,7 +160,9 @@ def test_prsanet_with_every_term_off_is_concat_bit_for_bit(request, kind):
     """Coefficients of the terms keep PRSANet's values: with the weights at zero they must not matter."""
     scene = request.getfixturevalue(kind)
     split = split_scene(scene, "random")
-    assert make_config("prsanet", **TERMS_OFF) != make_config("concat", **{k: v for k, v in TERMS_OFF.items() if k == "dropout"})
+    assert make_config("prsanet", **TERMS_OFF) != make_config(
+        "concat", **{k: v for k, v in TERMS_OFF.items() if k == "dropout"}
+    )
     base, plain = fit(scene, "concat", split, 1, "quick", **SMALL, dropout=0.0)
     ours, model = fit(scene, "prsanet", split, 1, "quick", **SMALL, **TERMS_OFF)
     assert_same_weights(weights(model), weights(plain))
@@ -168,10 +177,14 @@ def plain_windows(scene, train, sides):
         r, values = side // 2, scene[m].values
         used = values[:, train].astype(np.float64)
         mean, std = used.mean(1).astype(np.float32), used.std(1).astype(np.float32)
-        cube = np.pad(((values - mean[:, None, None]) / std[:, None, None]).transpose(1, 2, 0), ((r, r), (r, r), (0, 0)), "reflect")
+        cube = np.pad(
+            ((values - mean[:, None, None]) / std[:, None, None]).transpose(1, 2, 0),
+            ((r, r), (r, r), (0, 0)),
+            "reflect",
+        )
         rows = []
         for y, x in np.argwhere(train):
-            w = cube[y:y + side, x:x + side]
+            w = cube[y : y + side, x : x + side]
             rows.append([np.rot90(w, k) for k in range(4)] + [np.rot90(w[:, ::-1], k) for k in range(4)])
         windows[m] = torch.from_numpy(np.array(rows))
     return windows
@@ -215,9 +228,13 @@ def test_concat_equals_a_plain_network_and_loop_bit_for_bit(request, kind):
     for _ in range(SMALL["epochs"]):
         shuffled, turned = torch.randperm(n, generator=order), torch.randint(8, (n,), generator=symmetry)
         for b in range(n // size):
-            chosen, turn = shuffled[b * size:(b + 1) * size], turned[b * size:(b + 1) * size]
+            chosen, turn = shuffled[b * size : (b + 1) * size], turned[b * size : (b + 1) * size]
             x = {m: w[chosen, turn].permute(0, 3, 1, 2) for m, w in windows.items()}
-            optimizer.param_groups[0] |= {k: v for k, v in schedule.optimizer.param_groups[0].items() if k in ("lr", "betas", "weight_decay", "eps")}
+            optimizer.param_groups[0] |= {
+                k: v
+                for k, v in schedule.optimizer.param_groups[0].items()
+                if k in ("lr", "betas", "weight_decay", "eps")
+            }
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(x), y[chosen]).backward()
             optimizer.step()
@@ -225,15 +242,19 @@ def test_concat_equals_a_plain_network_and_loop_bit_for_bit(request, kind):
             schedule.schedule.step()
     trainer.run()
     ours = {name.replace(".layers.", "."): value for name, value in weights(trainer.model.encoders).items()} | {
-        f"head.{name}": value for name, value in weights(trainer.model.head).items()}
+        f"head.{name}": value for name, value in weights(trainer.model.head).items()
+    }
     assert_same_weights(ours, {name.removeprefix("nets."): value for name, value in weights(net).items()})
 
 
 @pytest.mark.parametrize("method", OWN)
 def test_every_parameter_belongs_to_one_modality_or_is_shared(method):
     model = PRSANet(BANDS, CLASSES, make_config(method, **SMALL))
-    owners = {name: [m for m in BANDS if any(p is q for q in model.encoders[m].parameters())] + ["shared"] * any(p is q for q in model.shared_parameters())
-              for name, p in model.named_parameters()}
+    owners = {
+        name: [m for m in BANDS if any(p is q for q in model.encoders[m].parameters())]
+        + ["shared"] * any(p is q for q in model.shared_parameters())
+        for name, p in model.named_parameters()
+    }
     assert all(len(o) == 1 for o in owners.values()), owners
     for name, (owner,) in owners.items():
         assert owner == (name.split(".")[1] if name.startswith("encoders.") else "shared")
@@ -251,13 +272,22 @@ def test_a_shared_tensor_breaks_the_partition():
 @pytest.mark.parametrize("M, rounds", [(2, 1), (3, 2)])
 def test_complexity_against_counted_products(fusion, M, rounds):
     bands = dict(list(BANDS.items())[:M])
-    model = PRSANet(bands, CLASSES, make_config("concat", fusion=fusion, rounds=rounds, patch="hsi=7,sar=3", width=12, features=10)).eval()
+    model = PRSANet(
+        bands, CLASSES, make_config("concat", fusion=fusion, rounds=rounds, patch="hsi=7,sar=3", width=12, features=10)
+    ).eval()
     told = model.complexity()
-    assert told["params"] == sum(int(np.prod(p.shape)) for name, p in model.state_dict().items() if "running" not in name and "batches" not in name
-                                 and not name.startswith(("bank.", "mean_", "std_")))
+    assert told["params"] == sum(
+        int(np.prod(p.shape))
+        for name, p in model.state_dict().items()
+        if "running" not in name and "batches" not in name and not name.startswith(("bank.", "mean_", "std_"))
+    )
 
     def products(call):
-        with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        with (
+            FlopCounterMode(display=False) as counter,
+            torch.no_grad(),
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        ):
             call()
         return counter.get_total_flops() / 2
 
@@ -266,12 +296,21 @@ def test_complexity_against_counted_products(fusion, M, rounds):
         after = products(lambda: [model.branch_heads[m](z[:, i]) for i, m in enumerate(bands)])
     else:
         after = products(lambda: model.head(model.fusion(z)["f"]))
-    patch = sum(products(lambda m=m: model.encoders[m](torch.randn(1, bands[m], model.sides[m], model.sides[m]))) for m in bands)
+    patch = sum(
+        products(lambda m=m: model.encoders[m](torch.randn(1, bands[m], model.sides[m], model.sides[m]))) for m in bands
+    )
     assert told["macs_patch"] == patch + after
     side, pixel = 1000, 0.0
     for m in bands:
         halo = side + model.sides[m] - 1
-        pixel += products(lambda m=m, halo=halo: Encoder(bands[m], model.sides[m], 12, 10).to("meta")(torch.empty(1, bands[m], halo, halo, device="meta"))) / side ** 2
+        pixel += (
+            products(
+                lambda m=m, halo=halo: Encoder(bands[m], model.sides[m], 12, 10).to("meta")(
+                    torch.empty(1, bands[m], halo, halo, device="meta")
+                )
+            )
+            / side**2
+        )
     assert told["macs_pixel"] == pytest.approx(pixel + after, rel=0.01)
 
 
@@ -292,17 +331,31 @@ def test_weights_are_drawn_by_name():
 def test_unknown_fusion_and_bad_patches():
     with pytest.raises(PrsaError, match="unknown fusion 'glue'.*sagf"):
         PRSANet(BANDS, CLASSES, make_config("concat", fusion="glue"))
-    for patch, message in ((4, "odd window side >= 3, got 4"), (1, "got 1"), ("hsi=7,lidar=5", "modalities"), ("hsi=big", "modality=side"), ("hsi", "modality=side")):
+    for patch, message in (
+        (4, "odd window side >= 3, got 4"),
+        (1, "got 1"),
+        ("hsi=7,lidar=5", "modalities"),
+        ("hsi=big", "modality=side"),
+        ("hsi", "modality=side"),
+    ):
         with pytest.raises(PrsaError, match=message):
             PRSANet(BANDS, CLASSES, make_config("concat", patch=patch))
     assert Config(patch="sar=3, dsm=9").patches(list(BANDS)) == {"hsi": Config().patch, "sar": 3, "dsm": 9}
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"method": "nope"}, "unknown method 'nope'.*concat"), ({"preset": "huge"}, "unknown preset 'huge'.*quick"), ({"lambda": 1.0}, "unknown setting 'lambda'.*lambda_p"),
-    ({"epochs": 2.5}, "epochs: expected int, got 2.5"), ({"lr": "high"}, "lr: expected float, got 'high'"), ({"batch": True}, "batch: expected int"),
-    ({"rebalance": 1}, "rebalance: expected bool"), ({"fusion": 3}, "fusion: expected str"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"method": "nope"}, "unknown method 'nope'.*concat"),
+        ({"preset": "huge"}, "unknown preset 'huge'.*quick"),
+        ({"lambda": 1.0}, "unknown setting 'lambda'.*lambda_p"),
+        ({"epochs": 2.5}, "epochs: expected int, got 2.5"),
+        ({"lr": "high"}, "lr: expected float, got 'high'"),
+        ({"batch": True}, "batch: expected int"),
+        ({"rebalance": 1}, "rebalance: expected bool"),
+        ({"fusion": 3}, "fusion: expected str"),
+    ],
+)
 def test_config_errors_name_what_was_expected(settings, message):
     with pytest.raises(PrsaError, match=message):
         make_config(**settings)
@@ -312,7 +365,10 @@ def test_real_scene_patch_pass_equals_scene_pass(real_scene):
     """One epoch on a real scene, then every pixel of a part of it."""
     split = split_scene(real_scene)
     run, model = fit(real_scene, "prsanet", split, preset="quick", width=16, features=16, epochs=1)
-    assert np.isfinite(run["loss"].sel(term="fused")).all() and int(run["confusion"].sel(head="fused", part="test").sum()) == run.attrs["n_test"]
+    assert (
+        np.isfinite(run["loss"].sel(term="fused")).all()
+        and int(run["confusion"].sel(head="fused", part="test").sum()) == run.attrs["n_test"]
+    )
     assert set(np.unique(run["map"])) <= set(range(1, len(model.classes) + 1)) and run["map"].shape == split.shape
     crop = real_scene.isel(y=slice(0, 40), x=slice(0, 40))
     assert_patch_equals_scene(model, crop, tiles=(128, 23))

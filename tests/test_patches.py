@@ -5,14 +5,7 @@ import pytest
 import torch
 from tiny import make_scene
 
-from prsa.data.patches import (
-    PatchSource,
-    band_statistics,
-    dihedral_offsets,
-    normalise,
-    reflect_index,
-    upload,
-)
+from prsa.data.patches import PatchSource, band_statistics, dihedral_offsets, normalise, reflect_index, upload
 from prsa.errors import PrsaError
 
 SIDES = {"hsi": 7, "sar": 3, "dsm": 5}
@@ -21,13 +14,15 @@ SIDES = {"hsi": 7, "sar": 3, "dsm": 5}
 @pytest.mark.parametrize("size", [2, 3, 5, 48])
 @pytest.mark.parametrize("before, after", [(0, 0), (1, 1), (3, 5), (11, 9), (0, 7)])
 def test_reflect_index_is_numpys_reflect(size, before, after):
-    np.testing.assert_array_equal(reflect_index(-before, size + after, size), np.pad(np.arange(size), (before, after), "reflect"))
+    np.testing.assert_array_equal(
+        reflect_index(-before, size + after, size), np.pad(np.arange(size), (before, after), "reflect")
+    )
 
 
 def test_reflect_index_of_a_part_and_of_a_single_pixel():
     whole = reflect_index(-6, 20, 9)
     for start in range(-6, 15):
-        np.testing.assert_array_equal(reflect_index(start, start + 5, 9), whole[start + 6:start + 11])
+        np.testing.assert_array_equal(reflect_index(start, start + 5, 9), whole[start + 6 : start + 11])
     assert not reflect_index(-3, 4, 1).any(), "a raster of one row repeats it"
 
 
@@ -89,9 +84,15 @@ def test_symmetries_turn_the_whole_window_of_every_modality_alike(source):
         turned = patches.gather(torch.full((8,), i), torch.arange(8))
         by_symmetry = {}
         for name in SIDES:
-            images = {f"{flip}{k}": np.rot90(w, k, (1, 2)) for flip, w in (("", plain[name]), ("mirror ", plain[name][:, :, ::-1])) for k in range(4)}
+            images = {
+                f"{flip}{k}": np.rot90(w, k, (1, 2))
+                for flip, w in (("", plain[name]), ("mirror ", plain[name][:, :, ::-1]))
+                for k in range(4)
+            }
             for symmetry in range(8):
-                names = {label for label, image in images.items() if np.array_equal(image, turned[name][symmetry].numpy())}
+                names = {
+                    label for label, image in images.items() if np.array_equal(image, turned[name][symmetry].numpy())
+                }
                 assert names, f"symmetry {symmetry} of {name} is no symmetry of the square"
                 by_symmetry.setdefault(symmetry, names)
                 by_symmetry[symmetry] = by_symmetry[symmetry] & names
@@ -118,7 +119,9 @@ def test_band_statistics_leave_no_data_and_other_pixels_out():
         used = [float(v) for v in scene["hsi"].values[c][train] if not np.isnan(v)]
         m = sum(used) / len(used)
         assert mean[c] == pytest.approx(m, rel=1e-6)
-        assert std[c] == pytest.approx(1.0 if c == 3 else (sum((v - m) ** 2 for v in used) / len(used)) ** 0.5, rel=1e-6)
+        assert std[c] == pytest.approx(
+            1.0 if c == 3 else (sum((v - m) ** 2 for v in used) / len(used)) ** 0.5, rel=1e-6
+        )
 
 
 def test_a_band_without_data_on_training_pixels_is_an_error():

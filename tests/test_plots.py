@@ -64,10 +64,15 @@ def test_learning_curves_show_the_mean_over_seeds(runs):
     for ax, part in zip(fig.axes, ("train", "val")):
         assert len(ax.lines) == 3 and len(ax.collections) == 3  # fused and two branches, each with its band
         np.testing.assert_allclose(ax.lines[0].get_ydata(), 100 * mean_of(runs, "prsanet", "accuracy", watched=part))
-        np.testing.assert_allclose(ax.lines[2].get_ydata(), 100 * mean_of(runs, "prsanet", "branch_accuracy", watched=part, modality="sar"))
+        np.testing.assert_allclose(
+            ax.lines[2].get_ydata(), 100 * mean_of(runs, "prsanet", "branch_accuracy", watched=part, modality="sar")
+        )
         assert ax.get_xlabel() == "epoch"
     assert fig.axes[0].get_ylabel() == "accuracy (%)"
-    assert entries(fig.legends[0]) == ["fused", "hsi branch", "sar branch"] and "3 seeds" in fig.legends[0].get_title().get_text()
+    assert (
+        entries(fig.legends[0]) == ["fused", "hsi branch", "sar branch"]
+        and "3 seeds" in fig.legends[0].get_title().get_text()
+    )
 
 
 def test_band_is_one_sample_standard_deviation(runs):
@@ -111,8 +116,12 @@ def test_a_curve_that_was_not_measured_is_left_out():
 def test_feature_plane(kind, label):
     run = make_run(modalities=THREE, classes=12)
     ax = plots.feature_plane(run, "rgb", kind)
-    assert [len(c.get_offsets()) for c in ax.collections] == [30] * 12 + [12]  # every sample in its class, then the prototypes
-    assert entries(ax.get_legend()) == [*LONG_NAMES, "prototype"] and label in ax.get_xlabel() and label in ax.get_ylabel()
+    assert [len(c.get_offsets()) for c in ax.collections] == [30] * 12 + [
+        12
+    ]  # every sample in its class, then the prototypes
+    assert (
+        entries(ax.get_legend()) == [*LONG_NAMES, "prototype"] and label in ax.get_xlabel() and label in ax.get_ylabel()
+    )
     again = plots.feature_plane(run, "rgb", kind)
     for a, b in zip(ax.collections, again.collections):
         np.testing.assert_array_equal(a.get_offsets(), b.get_offsets())
@@ -129,7 +138,7 @@ def test_pca_plane_is_the_projection_of_unit_features():
     first = (left * scale)[run["sample_label"].values == 1, 0]
     shown = ax.collections[0].get_offsets()[:, 0]
     assert min(np.abs(shown - first).max(), np.abs(shown + first).max()) < 1e-8
-    assert f"{100 * scale[0]**2 / (scale**2).sum():.0f} %" in ax.get_xlabel()
+    assert f"{100 * scale[0] ** 2 / (scale**2).sum():.0f} %" in ax.get_xlabel()
 
 
 def test_prototypes_never_seen_are_not_drawn():
@@ -160,7 +169,9 @@ def test_prototype_similarity_is_the_mean_cosine(runs):
     assert [t.get_text() for t in ax.get_yticklabels()] == [f"{name}  {k}" for k, name in enumerate(LONG_NAMES[:8], 1)]
     assert ax.figure.axes[1].get_ylabel() == "cosine similarity"
     fig = plots.prototype_similarities(chosen)
-    assert [ax.get_title() for ax in fig.axes[:2]] == ["hsi prototypes", "sar prototypes"] and fig.axes[2].get_ylabel() == "cosine similarity"
+    assert [ax.get_title() for ax in fig.axes[:2]] == ["hsi prototypes", "sar prototypes"] and fig.axes[
+        2
+    ].get_ylabel() == "cosine similarity"
     assert entries(fig.legends[0]) == [f"{k}  {name}" for k, name in enumerate(LONG_NAMES[:8], 1)]
 
 
@@ -172,7 +183,9 @@ def test_fusion_correlation_shows_means_and_intervals(runs):
             mean, low, high = metrics.mean_interval([float(r[v]) for r in runs if r.attrs["method"] == method])
             assert points.get_ydata()[k] == pytest.approx(mean)
             assert bars.get_segments()[k][:, 1] == pytest.approx([low, high])
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["linear CKA", "eta squared"] and entries(ax.get_legend()) == ["concat", "sagf"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["linear CKA", "eta squared"] and entries(
+        ax.get_legend()
+    ) == ["concat", "sagf"]
     one = plots.fusion_correlation([r for r in runs if r.attrs["seed"] == 0], methods=("concat", "sagf"))
     assert not one.containers[0].has_yerr
 
@@ -183,7 +196,9 @@ def test_accuracy_ranking_shows_the_table(scores):
     assert [t.get_text() for t in ax.get_yticklabels()] == table["method"].tolist()
     for container, row in zip(ax.containers, table.itertuples()):
         assert container.lines[0].get_xdata()[0] == pytest.approx(row.oa_mean)
-        assert container.lines[2][0].get_segments()[0][:, 0] == pytest.approx([row.oa_mean - row.oa_sd, row.oa_mean + row.oa_sd])
+        assert container.lines[2][0].get_segments()[0][:, 0] == pytest.approx(
+            [row.oa_mean - row.oa_sd, row.oa_mean + row.oa_sd]
+        )
     assert ax.get_xlabel() == "overall accuracy (%), mean ± sd over seeds" and ax.get_title() == "sim-sar (simulated)"
 
 
@@ -206,7 +221,10 @@ def test_families_of_methods_have_colours_markers_and_one_legend(many):
 
 def test_many_methods_stay_legible(many):
     """Row labels do not touch each other, in every figure with a row per method."""
-    for figure in (table_plots.accuracy_rankings(tables.accuracy(many)), table_plots.rank_intervals(tables.ranking(many)).figure):
+    for figure in (
+        table_plots.accuracy_rankings(tables.accuracy(many)),
+        table_plots.rank_intervals(tables.ranking(many)).figure,
+    ):
         figure.draw_without_rendering()
         for ax in figure.axes:
             boxes = [t.get_window_extent() for t in ax.get_yticklabels()]
@@ -222,7 +240,10 @@ def test_rank_intervals_show_the_table(many, scores, tri):
         assert container.lines[0].get_xdata()[0] == pytest.approx(row.rank_mean)
         assert container.lines[2][0].get_segments()[0][:, 0] == pytest.approx([row.rank_lo, row.rank_hi])
         assert container.lines[0].get_color() == style.FAMILIES[row.family][0]
-    assert ax.get_xlabel() == "mean rank of OA (1 = best), 95 % interval\nover 3 scenes and 2 seeds" and len(ax.figure.legends) == 1
+    assert (
+        ax.get_xlabel() == "mean rank of OA (1 = best), 95 % interval\nover 3 scenes and 2 seeds"
+        and len(ax.figure.legends) == 1
+    )
     assert table_plots.rank_intervals(tables.ranking(scores)).get_xlabel().endswith("95 % interval\nover 3 seeds")
     one = table_plots.rank_intervals(tables.ranking(tables.scores(tri)))
     assert one.get_xlabel() == "mean rank of OA (1 = best)" and not any(c.has_xerr for c in one.containers)
@@ -231,7 +252,9 @@ def test_rank_intervals_show_the_table(many, scores, tri):
 
 def test_critical_difference_figure(many):
     ax = table_plots.critical_difference(many)
-    wide = many[many["family"].ne("single")].pivot_table(index="scene", columns="method", values="oa")  # mean over seeds
+    wide = many[many["family"].ne("single")].pivot_table(
+        index="scene", columns="method", values="oa"
+    )  # mean over seeds
     mean = wide.rank(axis=1, ascending=False).mean()
     labels = [t.get_text().split() for t in ax.texts[:20]]
     named = dict(pair if pair[0] in mean.index else pair[::-1] for pair in labels)
@@ -242,20 +265,33 @@ def test_critical_difference_figure(many):
     assert [len(np.unique(line.get_ydata())) for line in bars] == [1] * len(expected)
     for line, (a, b) in zip(bars, expected):
         assert line.get_xdata() == pytest.approx(np.sort(mean)[[a, b]], abs=0.3)
-    assert np.ptp(ax.lines[-1].get_xdata()) == pytest.approx(difference) and ax.texts[20].get_text() == f"critical difference {difference:.1f}"
+    assert (
+        np.ptp(ax.lines[-1].get_xdata()) == pytest.approx(difference)
+        and ax.texts[20].get_text() == f"critical difference {difference:.1f}"
+    )
     assert "over 3 scenes" in ax.get_title() and "p < 0.001" in ax.get_title() and ax.get_xticks()[0] == 1
     ax.figure.draw_without_rendering()
     boxes = [t.get_window_extent() for t in ax.texts]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1:])
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
     assert len(ax.figure.legends) == 1
 
 
 def test_critical_difference_of_little_evidence_is_a_sentence(many, scores):
-    two = table_plots.critical_difference(many[many["scene"].isin(["plots", "other"]) & many["method"].isin(["concat", "prsanet", "late", "sagf", "mft"])])
+    two = table_plots.critical_difference(
+        many[many["scene"].isin(["plots", "other"]) & many["method"].isin(["concat", "prsanet", "late", "sagf", "mft"])]
+    )
     assert len([line for line in two.lines if line.get_linewidth() > 2]) == 1 and "over 2 scenes" in two.get_title()
-    for few, here in ((scores, "1 and 5"), (many[many["method"].isin(["concat", "mft"])], "3 and 2"), (tables.scores([]), "0 and 0")):
+    for few, here in (
+        (scores, "1 and 5"),
+        (many[many["method"].isin(["concat", "mft"])], "3 and 2"),
+        (tables.scores([]), "0 and 0"),
+    ):
         ax = table_plots.critical_difference(few)
-        assert "2 scenes and 3 methods" in ax.texts[0].get_text() and f"here: {here}" in ax.texts[0].get_text() and not ax.lines
+        assert (
+            "2 scenes and 3 methods" in ax.texts[0].get_text()
+            and f"here: {here}" in ax.texts[0].get_text()
+            and not ax.lines
+        )
     given = plt.subplots()[1]
     assert table_plots.critical_difference(many, given) is given and not given.figure.legends
 
@@ -273,7 +309,10 @@ def test_ablation_bars_show_the_table(scores):
 
 def test_one_seed_draws_no_error_bars(tri):
     scores = tables.scores(tri)
-    for ax in (table_plots.ablation_bars(tables.ablation(scores)), table_plots.accuracy_ranking(tables.accuracy(scores))):
+    for ax in (
+        table_plots.ablation_bars(tables.ablation(scores)),
+        table_plots.accuracy_ranking(tables.accuracy(scores)),
+    ):
         assert not any(getattr(c, "has_xerr", False) for c in ax.containers)
         assert "interval" not in ax.get_xlabel() and "sd" not in ax.get_xlabel()  # nor words about them
     both = tables.accuracy(tables.scores([*tri, *make_study({"second": THREE}, seeds=1)]))
@@ -289,7 +328,9 @@ def test_sensitivity_curves(scores, runs):
         part = table[table["parameter"] == name]
         np.testing.assert_allclose(ax.lines[0].get_ydata(), part["d_oa"])
         assert [t.get_text() for t in ax.get_xticklabels()] == part["value"].tolist()
-        np.testing.assert_allclose([s[:, 1] for s in ax.containers[0].lines[2][0].get_segments()], part[["d_oa_lo", "d_oa_hi"]])
+        np.testing.assert_allclose(
+            [s[:, 1] for s in ax.containers[0].lines[2][0].get_segments()], part[["d_oa_lo", "d_oa_hi"]]
+        )
     assert "points" in fig.get_supylabel()
     empty = table_plots.sensitivity_curves(tables.sensitivity(tables.scores([])))
     assert empty.axes[0].texts[0].get_text() == "no sensitivity runs"
@@ -312,7 +353,9 @@ def test_scene_gallery(modalities, classes):
     assert len(shown) == len(modalities) + 2 and "hsi: 843, 661, 557 nm" in shown
     np.testing.assert_array_equal(shown["labels"], scene["label"])
     np.testing.assert_array_equal(shown["split (blocks)"], split)
-    parts = [f"{name}: {int((split == code).sum()):,} px" for name, code in (("train", 1), ("validation", 2), ("test", 3))]
+    parts = [
+        f"{name}: {int((split == code).sum()):,} px" for name, code in (("train", 1), ("validation", 2), ("test", 3))
+    ]
     assert len(fig.legends) == 1 and entries(fig.legends[0]) == LONG_NAMES[:classes] + parts
     colours = [to_hex(p.get_facecolor()).upper() for p in fig.legends[0].get_patches()]
     assert colours == [*style.CLASS_COLOURS[:classes], *maps.SPLIT.values()]
@@ -327,8 +370,16 @@ def test_scene_gallery(modalities, classes):
 def test_pictures_of_sensors():
     scene, _ = make_scene(modalities=("hsi", "sar"), wavelength=False)
     assert maps.picture(scene, "hsi")[1] == "hsi: bands 18, 11, 5"
-    linear = scene.assign(sar=(("sar_band", "y", "x"), (10 ** (scene["sar"].values / 10)).astype(np.float32), {"kind": "sar", "units": "1"}))
-    np.testing.assert_allclose(maps.picture(linear, "sar")[0], maps.picture(scene, "sar")[0], atol=1e-3)  # both end in dB
+    linear = scene.assign(
+        sar=(
+            ("sar_band", "y", "x"),
+            (10 ** (scene["sar"].values / 10)).astype(np.float32),
+            {"kind": "sar", "units": "1"},
+        )
+    )
+    np.testing.assert_allclose(
+        maps.picture(linear, "sar")[0], maps.picture(scene, "sar")[0], atol=1e-3
+    )  # both end in dB
     one = linear.isel(sar_band=[0])
     values, _, bar = maps.picture(one, "sar")
     np.testing.assert_allclose(values, scene["sar"][0], atol=1e-3)
@@ -345,7 +396,12 @@ def test_maps_panel():
     test = split.values == 3
     right = (run["map"].values == scene["label"].values)[test]
     shown = images(fig)
-    assert list(shown) == ["ground truth", "prsanet, seed 0", f"errors, test pixels (OA {100 * right.mean():.1f} %)", "confidence"]
+    assert list(shown) == [
+        "ground truth",
+        "prsanet, seed 0",
+        f"errors, test pixels (OA {100 * right.mean():.1f} %)",
+        "confidence",
+    ]
     truth, land, errors, confidence = shown.values()
     np.testing.assert_array_equal(truth, scene["label"])
     np.testing.assert_array_equal(land, run["map"])
@@ -358,14 +414,22 @@ def test_maps_panel():
 
 
 def _lab(linear):
-    xyz = np.clip(linear, 0, 1) @ np.array([[0.4125, 0.2127, 0.0193], [0.3576, 0.7152, 0.1192], [0.1804, 0.0722, 0.9503]]) / [0.9505, 1, 1.0888]
+    xyz = (
+        np.clip(linear, 0, 1)
+        @ np.array([[0.4125, 0.2127, 0.0193], [0.3576, 0.7152, 0.1192], [0.1804, 0.0722, 0.9503]])
+        / [0.9505, 1, 1.0888]
+    )
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
 
 
 def test_class_colours_stay_apart_for_every_eye():
-    protanopia = np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]])
-    deuteranopia = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]])  # Machado et al. 2009
+    protanopia = np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    )
+    deuteranopia = np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    )  # Machado et al. 2009
     rgb = np.array([to_rgb(c) for c in style.class_colours(20)])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     for eye in (np.eye(3), protanopia, deuteranopia):
@@ -384,13 +448,17 @@ def test_colours_of_modalities_never_collide():
 def test_text_is_readable_at_half_page_width(runs):
     fig = plots.learning_curves(runs)
     shrink = 85 / 25.4 / fig.get_figwidth()
-    texts = [t for ax in fig.axes for t in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.get_xticklabels())] + fig.legends[0].get_texts()
+    texts = [
+        t for ax in fig.axes for t in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.get_xticklabels())
+    ] + fig.legends[0].get_texts()
     assert min(t.get_fontsize() for t in texts if t.get_text()) * shrink >= 5.9
 
 
 def test_saved_files_are_whole_and_repeatable(runs, tmp_path):
     first = plots.save(plots.branch_agreement(runs), tmp_path / "a" / "agreement.v1")
-    assert [p.name for p in first] == ["agreement.v1.png", "agreement.v1.pdf"] and {p.name for p in first} == {p.name for p in (tmp_path / "a").iterdir()}
+    assert [p.name for p in first] == ["agreement.v1.png", "agreement.v1.pdf"] and {p.name for p in first} == {
+        p.name for p in (tmp_path / "a").iterdir()
+    }
     second = plots.save(plots.branch_agreement(runs).figure, tmp_path / "b" / "agreement.v1")
     for a, b in zip(first, second):
         assert a.read_bytes() == b.read_bytes()

@@ -9,7 +9,10 @@ from prsa.mapping import predict_map, visit_logits
 from prsa.network.fusion import ANCHORS, FUSIONS
 
 SETTINGS = [{"fusion": fusion} for fusion in (*FUSIONS, "late")] + [
-    {"fusion": "sagf", "rounds": 2}, {"fusion": "sagf", "vote": 0.5}, *({"fusion": "sagf", "anchors": anchors} for anchors in ANCHORS)]
+    {"fusion": "sagf", "rounds": 2},
+    {"fusion": "sagf", "vote": 0.5},
+    *({"fusion": "sagf", "anchors": anchors} for anchors in ANCHORS),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +73,9 @@ def test_threads_are_as_before_and_what_a_tile_raises_is_raised():
         visit_logits(model, scene, refuse)
     assert torch.get_num_threads() == 3
     predict_map(model, scene, tile=7)
-    assert torch.get_num_threads() == 3 and all(torch.equal(value, before[name]) for name, value in weights(model).items())
+    assert torch.get_num_threads() == 3 and all(
+        torch.equal(value, before[name]) for name, value in weights(model).items()
+    )
 
 
 def test_the_map_does_not_depend_on_tiles():

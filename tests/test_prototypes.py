@@ -7,16 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prsa.network.prototypes import (
-    PrototypeBank,
-    imbalance_factor,
-    optimisation_degree,
-    push,
-)
+from prsa.network.prototypes import PrototypeBank, imbalance_factor, optimisation_degree, push
 
 B, K, D = 6, 4, 3
 both = pytest.mark.parametrize("dtype, M", list(itertools.product([torch.float32, torch.float64], [2, 3])))
-BATCHES = [[0, 0, 1, 0, 1, 1], [1, 2, 2, 2, 2, 2], [0, 1, 0, 1, 2, 0]]  # category 3 never comes, 2 comes late, 0 is away once
+BATCHES = [
+    [0, 0, 1, 0, 1, 1],
+    [1, 2, 2, 2, 2, 2],
+    [0, 1, 0, 1, 2, 0],
+]  # category 3 never comes, 2 comes late, 0 is away once
 
 
 def draw(*shape, dtype, seed=0):
@@ -26,7 +25,11 @@ def draw(*shape, dtype, seed=0):
 
 def close(value, oracle):
     assert value.dtype == oracle.dtype
-    torch.testing.assert_close(value, oracle, **({"rtol": 2e-4, "atol": 2e-5} if value.dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-12}))
+    torch.testing.assert_close(
+        value,
+        oracle,
+        **({"rtol": 2e-4, "atol": 2e-5} if value.dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-12}),
+    )
 
 
 def filled_bank(M, dtype, **options):
@@ -48,7 +51,9 @@ def test_update(dtype, M, metric, mu):
             for k in set(y):
                 members = [z[b, m] / (z[b, m].norm() if metric == "cosine" else 1) for b in range(B) if y[b] == k]
                 mean = sum(members) / len(members)
-                memory[m, k] = mu * memory[m, k] + (1 - mu) * mean if (m, k) in memory else mean  # the first sight copies
+                memory[m, k] = (
+                    mu * memory[m, k] + (1 - mu) * mean if (m, k) in memory else mean
+                )  # the first sight copies
     assert bank.seen.tolist() == [True, True, True, False]
     for m in range(M):
         for k in range(3):
@@ -87,7 +92,7 @@ def test_logits(dtype, M, metric, tau):
             for k in range(K):
                 c = bank.means[m, k]
                 if metric == "cosine":
-                    rows.append(sum(z[b, m] * c) / (torch.sqrt(sum(z[b, m] ** 2)) * torch.sqrt(sum(c ** 2))) / tau)
+                    rows.append(sum(z[b, m] * c) / (torch.sqrt(sum(z[b, m] ** 2)) * torch.sqrt(sum(c**2))) / tau)
                 else:
                     rows.append(-torch.sqrt(sum((z[b, m] - c) ** 2)))
     oracle, ours = torch.stack(rows).view(B, M, K), bank.logits(z)
@@ -137,12 +142,15 @@ def test_imbalance_factor_and_push(dtype, M):
         close(torch.autograd.grad((mix * ours).sum(), s)[0], torch.autograd.grad((mix * oracle).sum(), s)[0])
 
 
-@pytest.mark.parametrize("s, rho, beta", [
-    ((0.8, 0.5), (1.6, 0.625), (0.0, 0.6)),  # modality 1 leads: rho_1 = 0.8 / 0.5; modality 2 is pushed by 1.6 - 1
-    ((0.5, 0.8), (0.625, 1.6), (0.6, 0.0)),
-    ((0.9, 0.2), (4.5, 2 / 9), (0.0, 1.0)),  # 4.5 - 1 is clipped at 1
-    ((0.4, 0.4), (1.0, 1.0), (0.0, 0.0)),
-])
+@pytest.mark.parametrize(
+    "s, rho, beta",
+    [
+        ((0.8, 0.5), (1.6, 0.625), (0.0, 0.6)),  # modality 1 leads: rho_1 = 0.8 / 0.5; modality 2 is pushed by 1.6 - 1
+        ((0.5, 0.8), (0.625, 1.6), (0.6, 0.0)),
+        ((0.9, 0.2), (4.5, 2 / 9), (0.0, 1.0)),  # 4.5 - 1 is clipped at 1
+        ((0.4, 0.4), (1.0, 1.0), (0.0, 0.0)),
+    ],
+)
 def test_two_modalities_are_equations_8_and_11_of_pmr(s, rho, beta):
     s = torch.tensor(s, dtype=torch.float64)
     assert imbalance_factor(s).tolist() == pytest.approx(rho)

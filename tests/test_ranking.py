@@ -10,23 +10,44 @@ from prsa.errors import PrsaError
 from prsa.report import ranking, tables
 
 # AUC of four decision trees on 14 data sets; the ranks printed beside them have the means 3.143, 2.000, 2.893 and 1.964
-DEMSAR_RANKS = np.array([
-    [4, 3, 2, 1], [1, 2, 3, 4], [4, 1, 2, 3], [4, 1, 3, 2], [4, 2, 3, 1], [1, 2.5, 4, 2.5], [3, 2, 4, 1], [2.5, 2.5, 4, 1], [4, 3, 2, 1],
-    [2.5, 2.5, 2.5, 2.5], [4, 2.5, 1, 2.5], [3, 2, 4, 1], [4, 1, 2, 3], [3, 1, 4, 2]])
+DEMSAR_RANKS = np.array(
+    [
+        [4, 3, 2, 1],
+        [1, 2, 3, 4],
+        [4, 1, 2, 3],
+        [4, 1, 3, 2],
+        [4, 2, 3, 1],
+        [1, 2.5, 4, 2.5],
+        [3, 2, 4, 1],
+        [2.5, 2.5, 4, 1],
+        [4, 3, 2, 1],
+        [2.5, 2.5, 2.5, 2.5],
+        [4, 2.5, 1, 2.5],
+        [3, 2, 4, 1],
+        [4, 1, 2, 3],
+        [3, 1, 4, 2],
+    ]
+)
 SCENES = {"a": ("hsi", "sar"), "b": ("hsi", "sar"), "c": ("hsi", "sar")}
 
 
 def table_of(oa, families=None):
     """A frame as `tables.scores` makes it, from {(scene, method): [OA per seed]}."""
-    rows = [(scene, method, (families or {}).get(method, "study"), "", seed, value) for (scene, method), values in oa.items()
-            for seed, value in enumerate(values)]
+    rows = [
+        (scene, method, (families or {}).get(method, "study"), "", seed, value)
+        for (scene, method), values in oa.items()
+        for seed, value in enumerate(values)
+    ]
     return pd.DataFrame(rows, columns=["scene", "method", "family", "variant", "seed", "oa"])
 
 
 def test_ranks_are_highest_first_and_ties_share():
     assert ranking.ranks([[0.9, 0.7, 0.9, 0.1]]).tolist() == [[1.5, 3, 1.5, 4]]
     values = np.random.default_rng(0).integers(0, 6, (3, 4, 7))
-    naive = [[[1 + sum(o > v for o in row) + (sum(o == v for o in row) - 1) / 2 for v in row] for row in plane] for plane in values]
+    naive = [
+        [[1 + sum(o > v for o in row) + (sum(o == v for o in row) - 1) / 2 for v in row] for row in plane]
+        for plane in values
+    ]
     np.testing.assert_array_equal(ranking.ranks(values), naive)
 
 
@@ -54,7 +75,11 @@ def test_critical_difference_of_the_example():
 
 
 def test_groups_are_the_largest_and_hold_two_at_least():
-    assert ranking.groups([1, 2, 3, 6, 6.5, 9], 2.0) == [(0, 1), (1, 2), (3, 4)]  # a distance of just the critical difference is told apart
+    assert ranking.groups([1, 2, 3, 6, 6.5, 9], 2.0) == [
+        (0, 1),
+        (1, 2),
+        (3, 4),
+    ]  # a distance of just the critical difference is told apart
     assert ranking.groups([1, 2, 3], 5) == [(0, 2)] and ranking.groups([1, 4, 8], 2) == []
     assert ranking.groups([1, 1.5, 2.4, 3.2], 1.5) == [(0, 2), (2, 3)]
     rng = np.random.default_rng(1)
@@ -66,36 +91,68 @@ def test_groups_are_the_largest_and_hold_two_at_least():
 
 
 def test_the_table_by_hand():
-    oa = {("a", "prsanet"): [80, 70], ("a", "late"): [78, 74], ("a", "rf"): [60, 60],
-          ("b", "prsanet"): [90, 92], ("b", "late"): [90, 88], ("b", "rf"): [70, 72]}
+    oa = {
+        ("a", "prsanet"): [80, 70],
+        ("a", "late"): [78, 74],
+        ("a", "rf"): [60, 60],
+        ("b", "prsanet"): [90, 92],
+        ("b", "late"): [90, 88],
+        ("b", "rf"): [70, 72],
+    }
     table = ranking.ranking(table_of(oa, {"late": "late", "rf": "classical"}))
     assert list(table.columns) == list(ranking.COLUMNS) == tables.COLUMNS["ranking"].split(",")
-    assert table["method"].tolist() == ["prsanet", "late", "rf"] and table["family"].tolist() == ["study", "late", "classical"]
+    assert table["method"].tolist() == ["prsanet", "late", "rf"] and table["family"].tolist() == [
+        "study",
+        "late",
+        "classical",
+    ]
     assert table["rank_mean"].tolist() == [(1 + 2 + 1.5 + 1) / 4, (2 + 1 + 1.5 + 2) / 4, 3]
     assert table["d_oa"].tolist() == [0, (2 - 4 + 0 + 4) / 4, (20 + 10 + 20 + 20) / 4]
     assert table["oa_mean"].tolist() == [83, 82.5, 65.5] and set(table["n_scenes"]) == set(table["n_seeds"]) == {2}
     late = table.set_index("method").loc["late"]
-    assert (late["rank_lo"], late["rank_hi"]) == metrics.hierarchical_bootstrap([[2, 1], [1.5, 2]], np.random.default_rng(0))[1:]
-    assert (late["d_oa_lo"], late["d_oa_hi"]) == metrics.hierarchical_bootstrap([[2, -4], [0, 4]], np.random.default_rng(0))[1:]
+    assert (late["rank_lo"], late["rank_hi"]) == metrics.hierarchical_bootstrap(
+        [[2, 1], [1.5, 2]], np.random.default_rng(0)
+    )[1:]
+    assert (late["d_oa_lo"], late["d_oa_hi"]) == metrics.hierarchical_bootstrap(
+        [[2, -4], [0, 4]], np.random.default_rng(0)
+    )[1:]
     text = tables.readable(table, "ranking")
-    assert text["prsanet minus it"][0] == "0" and text["prsanet minus it"][2].startswith("+17.5 [") and text["mean rank"][2] == "3.0 [3.0, 3.0]"
+    assert (
+        text["prsanet minus it"][0] == "0"
+        and text["prsanet minus it"][2].startswith("+17.5 [")
+        and text["mean rank"][2] == "3.0 [3.0, 3.0]"
+    )
 
 
 def test_only_methods_of_all_scenes_and_their_common_seeds_are_ranked():
-    oa = {("a", "concat"): [1, 2, 3], ("a", "mft"): [2, 3, 4], ("a", "rf"): [9, 9, 9], ("b", "concat"): [5, 6], ("b", "mft"): [4, 7]}
+    oa = {
+        ("a", "concat"): [1, 2, 3],
+        ("a", "mft"): [2, 3, 4],
+        ("a", "rf"): [9, 9, 9],
+        ("b", "concat"): [5, 6],
+        ("b", "mft"): [4, 7],
+    }
     table = ranking.ranking(table_of(oa))
     assert table["method"].tolist() == ["mft", "concat"] and set(table["n_seeds"]) == {2}
     assert table["rank_mean"].tolist() == [1.25, 1.75] and table["oa_mean"].tolist() == [4, 3.5]
-    assert table[["d_oa", "d_oa_lo", "d_oa_hi"]].isna().all(axis=None)  # without prsanet there is nothing to state its lead over
+    assert (
+        table[["d_oa", "d_oa_lo", "d_oa_hi"]].isna().all(axis=None)
+    )  # without prsanet there is nothing to state its lead over
 
 
 def test_default_runs_of_methods_only():
-    runs = make_study(SCENES, seeds=2, methods=("late", "concat", "prsanet", "prsanet-no-push", "mft", "rf"), lambdas=(0.3,))
+    runs = make_study(
+        SCENES, seeds=2, methods=("late", "concat", "prsanet", "prsanet-no-push", "mft", "rf"), lambdas=(0.3,)
+    )
     scores = tables.scores(runs)
     table = ranking.ranking(scores)
     assert sorted(table["method"]) == ["concat", "late", "mft", "prsanet", "rf"]  # no sensor, no ablation
-    wide = scores[scores["variant"].eq("") & scores["method"].isin(table["method"])].pivot(index=["scene", "seed"], columns="method", values="oa")
-    np.testing.assert_allclose(table.set_index("method")["rank_mean"], wide.rank(axis=1, ascending=False).mean()[table["method"]])
+    wide = scores[scores["variant"].eq("") & scores["method"].isin(table["method"])].pivot(
+        index=["scene", "seed"], columns="method", values="oa"
+    )
+    np.testing.assert_allclose(
+        table.set_index("method")["rank_mean"], wide.rank(axis=1, ascending=False).mean()[table["method"]]
+    )
     pd.testing.assert_frame_equal(ranking.ranking(tables.scores(runs[::-1])), table)
 
 
@@ -113,7 +170,12 @@ def test_one_scene_one_seed_and_too_few_methods():
 
 
 def test_ranking_is_written_with_the_other_tables(tmp_path):
-    runs = [make_run(name, method, seed, size=24) for name in "ab" for seed in (0, 1) for method in ("late", "concat", "prsanet", *COMPARATORS)]
+    runs = [
+        make_run(name, method, seed, size=24)
+        for name in "ab"
+        for seed in (0, 1)
+        for method in ("late", "concat", "prsanet", *COMPARATORS)
+    ]
     with pytest.raises(PrsaError, match="split"):  # of the leakage table: the scenes are not given
         tables.write_all(runs, {}, {}, tmp_path / "none")
     made = {name: make_scene(name, size=24) for name in "ab"}

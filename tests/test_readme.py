@@ -10,7 +10,9 @@ import prsa
 from prsa import config, files
 from prsa.comparators import rebalancing
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", files.ROOT.joinpath("README.md").read_text(encoding="utf-8"), re.S | re.M)
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```$", files.ROOT.joinpath("README.md").read_text(encoding="utf-8"), re.S | re.M
+)
 
 
 def block(start):
@@ -43,7 +45,12 @@ def test_the_four_calls(monkeypatch):
 def test_a_scene_of_ones_own(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     label = np.kron(rng.integers(1, 4, (6, 6)), np.ones((8, 8), int))
-    given = {"hsi": rng.normal(size=(5, 48, 48)) + label, "lidar": rng.normal(size=(1, 48, 48)), "label": label, "names": ["a", "b", "c"]}
+    given = {
+        "hsi": rng.normal(size=(5, 48, 48)) + label,
+        "lidar": rng.normal(size=(1, 48, 48)),
+        "label": label,
+        "names": ["a", "b", "c"],
+    }
     monkeypatch.chdir(tmp_path)
     exec(block("import json\nimport xarray"), given)
     assert prsa.open_scene("my_scene.nc").attrs["title"] == "My scene"

@@ -10,14 +10,7 @@ import torch
 from tiny import assert_same_weights, make_scene, make_trainer, weights
 from torch import nn
 
-from prsa.comparators.rebalancing import (
-    BranchAgreement,
-    MMPareto,
-    ModalityDropout,
-    OgmGe,
-    Pmr,
-    PmrCode,
-)
+from prsa.comparators.rebalancing import BranchAgreement, MMPareto, ModalityDropout, OgmGe, Pmr, PmrCode
 from prsa.config import METHODS, make_config
 from prsa.errors import PrsaError
 from prsa.network.fusion import Concat
@@ -82,12 +75,17 @@ def direct(encoders, **parts):
 
 # --- the default rule --------------------------------------------------------------------------------------------------------------
 
+
 @modalities
 def test_default_rule_is_the_concatenation_baseline(M):
     """Whatever the settings of the rule say, without lambda_p no bit moves; nor for PMR without its two terms."""
     scene = make_scene(NAMES[:M])
-    runs = [make_trainer(scene, "concat"), make_trainer(scene, "concat", rule="prsa.training.rule:Rule", strength=0.7, base=2.0, rebalance=False),
-            make_trainer(scene, "concat", rule="prsa.comparators.rebalancing:Pmr"), make_trainer(scene, "modality-dropout", strength=0.0)]
+    runs = [
+        make_trainer(scene, "concat"),
+        make_trainer(scene, "concat", rule="prsa.training.rule:Rule", strength=0.7, base=2.0, rebalance=False),
+        make_trainer(scene, "concat", rule="prsa.comparators.rebalancing:Pmr"),
+        make_trainer(scene, "modality-dropout", strength=0.0),
+    ]
     for trainer in runs:
         trainer.epoch(1)
         trainer.epoch(2)
@@ -109,6 +107,7 @@ def test_concatenation_is_one_plain_backward_pass(two):
 
 # --- OGM-GE ------------------------------------------------------------------------------------------------------------------------
 
+
 def naive_ogm(z, y, weight, bias, alpha):
     """k_m of z (B, M, D), all nested lists."""
     B, M, D = len(z), len(z[0]), len(z[0][0])
@@ -127,8 +126,12 @@ def naive_ogm(z, y, weight, bias, alpha):
 def test_ogm_ge(M):
     trainer, encoded, on_z, y = prepared("ogm-ge", M, strength=0.6)
     model = trainer.model
-    plain = dict(zip(dict(model.encoders.named_parameters()), torch.autograd.grad(
-        encoded, list(model.encoders.parameters()), on_z["fused"], retain_graph=True)))
+    plain = dict(
+        zip(
+            dict(model.encoders.named_parameters()),
+            torch.autograd.grad(encoded, list(model.encoders.parameters()), on_z["fused"], retain_graph=True),
+        )
+    )
     trainer.rule.to_encoders(model, encoded, on_z, y, rng(3))
     k = naive_ogm(encoded.tolist(), y.tolist(), model.head.weight.tolist(), model.head.bias.tolist(), 0.6)
     assert min(k) < 1 == max(k)
@@ -151,7 +154,9 @@ def test_ogm_ge_by_hand():
         head.weight.copy_(torch.tensor([[math.log(3), 0], [0, 0]]))
         head.bias.zero_()
     model, encoded = direct([[[[[1.0]]]], [[[[1.0]]]]], fusion=Concat(2, 1, 2), head=head)
-    rule_of(OgmGe, "ogm-ge", strength=0.3).to_encoders(model, encoded, {"total": torch.tensor([[[2.0], [5.0]]])}, torch.tensor([0]), rng())
+    rule_of(OgmGe, "ogm-ge", strength=0.3).to_encoders(
+        model, encoded, {"total": torch.tensor([[[2.0], [5.0]]])}, torch.tensor([0]), rng()
+    )
     assert model.encoders["0"].weight.grad.item() == pytest.approx(2 * 0.5781010, rel=1e-6)  # 1 - tanh(0.45)
     assert model.encoders["1"].weight.grad.item() == 5
 
@@ -168,7 +173,9 @@ def test_ogm_ge_noise():
         grads.append(torch.stack([e.weight.grad.flatten() for e in model.encoders.values()]))
     assert torch.equal(grads[0], grads[1]) and not torch.equal(grads[0], grads[2])
     noise, spread = grads[0].numpy() - np.linspace(-1, 3, n), 4 / math.sqrt(12)
-    assert abs(noise.mean()) < 4 * spread / math.sqrt(2 * n) and abs(noise.std() - spread) < 4 * spread / math.sqrt(4 * n)
+    assert abs(noise.mean()) < 4 * spread / math.sqrt(2 * n) and abs(noise.std() - spread) < 4 * spread / math.sqrt(
+        4 * n
+    )
     assert abs(np.corrcoef(noise)[0, 1]) < 4 / math.sqrt(n)
 
 
@@ -179,6 +186,7 @@ def test_ogm_ge_refuses_other_fusions(two, fusion):
 
 
 # --- PMR ---------------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("s", [(0.6, 0.4), (0.2, 0.7), (0.5, 0.5), (0.31, 0.3)])
 def test_pmr_weights_are_the_published_ones(s):
@@ -200,7 +208,12 @@ def test_pmr_forms_of_three_modalities():
 
 def test_window_of_the_official_code():
     s = torch.tensor([0.6, 0.4])
-    assert [rule_of(PmrCode, "pmr-code", p, strength=0.6).weights(s).tolist() for p in (0.1, 0.6, 0.61, 1.0)] == [[0, 1], [0, 1], [0, 0], [0, 0]]
+    assert [rule_of(PmrCode, "pmr-code", p, strength=0.6).weights(s).tolist() for p in (0.1, 0.6, 0.61, 1.0)] == [
+        [0, 1],
+        [0, 1],
+        [0, 0],
+        [0, 0],
+    ]
 
 
 def test_restraint_by_hand():
@@ -208,7 +221,9 @@ def test_restraint_by_hand():
     out, y = {"prototype": torch.zeros(3, 2, 2)}, torch.zeros(3, dtype=int)
     term = rule_of(Pmr, "pmr", strength=0.01).terms(out, y, torch.tensor([0.6, 0.4]))
     assert term.keys() == {"rebalancing"} and term["rebalancing"].item() == pytest.approx(-0.01 * 0.5 * math.log(2))
-    assert rule_of(Pmr, "pmr", strength=0.01).terms(out, y, torch.tensor([0.4, 0.9]))["rebalancing"].item() == pytest.approx(-0.01 * math.log(2))
+    assert rule_of(Pmr, "pmr", strength=0.01).terms(out, y, torch.tensor([0.4, 0.9]))[
+        "rebalancing"
+    ].item() == pytest.approx(-0.01 * math.log(2))
 
 
 @modalities
@@ -216,21 +231,28 @@ def test_restraint(M):
     logits = -torch.rand(7, M, 4, generator=rng(), dtype=torch.float64) * 5
     z = logits.clone().requires_grad_()
     s = [0.5, 0.35, 0.3][:M]
-    term = rule_of(Pmr, "pmr", strength=0.02).terms({"prototype": z}, torch.zeros(7, dtype=int), torch.tensor(s, dtype=torch.float64))["rebalancing"]
+    term = rule_of(Pmr, "pmr", strength=0.02).terms(
+        {"prototype": z}, torch.zeros(7, dtype=int), torch.tensor(s, dtype=torch.float64)
+    )["rebalancing"]
     expected = 0
     for m in range(M):
         gamma = min(max(s[m] / min(s) - 1, 0), 1)
         for b in range(7):
             expected -= 0.02 * gamma * -sum(p * math.log(p) for p in posterior(logits[b, m].tolist())) / 7
     assert term.item() == pytest.approx(expected, rel=1e-12)
-    gradient, = torch.autograd.grad(term, z)
+    (gradient,) = torch.autograd.grad(term, z)
     assert torch.isfinite(gradient).all() and (gradient[:, 0] != 0).any()
     assert not gradient[:, -1].any()  # the slowest is left alone
 
 
 def test_restraint_only_in_the_first_fifth():
     out, y, s = {"prototype": torch.zeros(3, 2, 2)}, torch.zeros(3, dtype=int), torch.tensor([0.6, 0.4])
-    assert [bool(rule_of(Pmr, "pmr", p, strength=0.01).terms(out, y, s)) for p in (0.05, 0.2, 0.25, 1.0)] == [True, True, False, False]
+    assert [bool(rule_of(Pmr, "pmr", p, strength=0.01).terms(out, y, s)) for p in (0.05, 0.2, 0.25, 1.0)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert rule_of(Pmr, "pmr", strength=0.0).terms(out, y, s) == {}
 
 
@@ -245,7 +267,9 @@ def test_restraint_in_training(two):
         on_z = gradients(trainer, terms, z)
         grads[strength] = on_z["total"], trainer.model.head.weight.grad
     assert torch.equal(grads[0.0][1], grads[1.0][1])
-    assert torch.equal(grads[0.0][0][:, 1], grads[1.0][0][:, 1]) and not torch.equal(grads[0.0][0][:, 0], grads[1.0][0][:, 0])
+    assert torch.equal(grads[0.0][0][:, 1], grads[1.0][0][:, 1]) and not torch.equal(
+        grads[0.0][0][:, 0], grads[1.0][0][:, 0]
+    )
     torch.testing.assert_close(grads[1.0][0], grads[0.0][0] + on_z["rebalancing"])
 
 
@@ -264,6 +288,7 @@ def test_the_two_forms_train_differently(two):
 
 
 # --- MMPareto ----------------------------------------------------------------------------------------------------------------------
+
 
 def shortest(f, u):
     """Share of f in the shortest vector between two lists, by ternary search."""
@@ -285,7 +310,10 @@ def test_mmpareto(M):
     on_z["auxiliary"][:, 1:] += on_z["fused"][:, 1:]
     on_z["total"] = on_z["fused"] + on_z["auxiliary"]
     parameters = list(model.encoders.parameters())
-    f, u = (dict(zip(parameters, torch.autograd.grad(encoded, parameters, on_z[t], retain_graph=True))) for t in ("fused", "auxiliary"))
+    f, u = (
+        dict(zip(parameters, torch.autograd.grad(encoded, parameters, on_z[t], retain_graph=True)))
+        for t in ("fused", "auxiliary")
+    )
     trainer.rule.to_encoders(model, encoded, on_z, y, rng())
     signs = []
     for m in model.modalities:
@@ -333,6 +361,7 @@ def test_mmpareto_needs_two_losses(two, settings):
 
 # --- branch agreement --------------------------------------------------------------------------------------------------------------
 
+
 @modalities
 def test_branch_agreement(M):
     branch = torch.randn(5, M, 4, generator=rng(), dtype=torch.float64)
@@ -341,7 +370,9 @@ def test_branch_agreement(M):
         p = [posterior(branch[b, m].tolist()) for m in range(M)]
         mean = [sum(p[m][k] for m in range(M)) / M for k in range(4)]
         expected += 0.7 * sum(p[m][k] * math.log(p[m][k] / mean[k]) for m in range(M) for k in range(4)) / M / 5
-    got = rule_of(BranchAgreement, "js", strength=0.7).terms({"branch": branch}, torch.zeros(5, dtype=int), torch.ones(M))
+    got = rule_of(BranchAgreement, "js", strength=0.7).terms(
+        {"branch": branch}, torch.zeros(5, dtype=int), torch.ones(M)
+    )
     assert got.keys() == {"rebalancing"} and got["rebalancing"].item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -350,7 +381,9 @@ def test_branch_agreement_by_hand(M):
     """Sure of different categories: log M. Sure of the same: 0. Both with a finite gradient."""
     for logits, value in ((1e4 * torch.eye(M, 3)[None], math.log(M)), (1e4 * torch.eye(3)[:1].expand(1, M, 3), 0)):
         logits = logits.clone().requires_grad_()
-        term = rule_of(BranchAgreement, "js", strength=2.0).terms({"branch": logits}, torch.zeros(1, dtype=int), torch.ones(M))["rebalancing"]
+        term = rule_of(BranchAgreement, "js", strength=2.0).terms(
+            {"branch": logits}, torch.zeros(1, dtype=int), torch.ones(M)
+        )["rebalancing"]
         assert term.item() == pytest.approx(2 * value, abs=1e-6)
         assert torch.isfinite(torch.autograd.grad(term, logits)[0]).all()
 
@@ -362,6 +395,7 @@ def test_branch_agreement_needs_heads(two):
 
 # --- modality dropout --------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("M, p", list(itertools.product([2, 3], [0.0, 0.2, 0.7, 1.0])))
 def test_modality_dropout(M, p):
     """Never all; every modality and every pair as often as the definition says, within 4 standard errors."""
@@ -369,10 +403,12 @@ def test_modality_dropout(M, p):
     keep = rule_of(ModalityDropout, "modality-dropout", strength=p).keep(n, M, rng(5))
     assert keep.shape == (n, M) and set(keep.unique().tolist()) <= {0.0, 1.0}
     assert (keep.sum(1) >= 1).all()
-    alone = p ** M / M
-    for share, expected in [(keep[:, m].mean().item(), 1 - p + alone) for m in range(M)] + [
-            ((keep[:, m] * (keep.sum(1) == 1)).mean().item(), (1 - p) * p ** (M - 1) + alone) for m in range(M)] + [
-            ((keep[:, 0] * keep[:, 1]).mean().item(), (1 - p) ** 2)]:
+    alone = p**M / M
+    for share, expected in (
+        [(keep[:, m].mean().item(), 1 - p + alone) for m in range(M)]
+        + [((keep[:, m] * (keep.sum(1) == 1)).mean().item(), (1 - p) * p ** (M - 1) + alone) for m in range(M)]
+        + [((keep[:, 0] * keep[:, 1]).mean().item(), (1 - p) ** 2)]
+    ):
         assert abs(share - expected) <= 4 * math.sqrt(expected * (1 - expected) / n) + 1e-9
 
 
@@ -399,6 +435,7 @@ def test_a_dropped_modality_gets_no_gradient_of_the_fused_loss(two):
 
 
 # --- all of them -------------------------------------------------------------------------------------------------------------------
+
 
 @modalities
 @pytest.mark.parametrize("method", RULED)

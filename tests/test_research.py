@@ -18,7 +18,9 @@ def test_all_runs_are_on_development_scenes_and_rounds_share_none():
     assert all(100 <= seed < 120 for part in seeds for seed in part) and sum(map(len, seeds)) == len(set.union(*seeds))
     for number, (trials, scenes) in research.ROUNDS.items():
         specs = research.specs(number)
-        assert len(specs) == len(trials) * len(scenes) * len(research.KINDS) and {"start", "concat"} <= {trial.name for trial in trials}
+        assert len(specs) == len(trials) * len(scenes) * len(research.KINDS) and {"start", "concat"} <= {
+            trial.name for trial in trials
+        }
         assert len({trial.name for trial in trials}) == len(trials)
         for trial, spec in specs:
             config.make_config(trial.method, **dict(spec.overrides))
@@ -124,4 +126,8 @@ def test_a_run_becomes_a_row_per_modality(monkeypatch):
 
 
 def test_specs_reach_the_study():
-    assert all(isinstance(spec, plan.RunSpec) and spec.seed == 0 for number in research.ROUNDS for _, spec in research.specs(number))
+    assert all(
+        isinstance(spec, plan.RunSpec) and spec.seed == 0
+        for number in research.ROUNDS
+        for _, spec in research.specs(number)
+    )

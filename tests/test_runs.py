@@ -12,17 +12,7 @@ from tiny import SMALL, make_scene
 from prsa import fit, split_scene
 from prsa.config import make_config, to_json
 from prsa.errors import PrsaError
-from prsa.study.runs import (
-    ATTRS,
-    COORDS,
-    DIMS,
-    FORMAT,
-    check_run,
-    is_finished,
-    load_run,
-    run_id,
-    save_run,
-)
+from prsa.study.runs import ATTRS, COORDS, DIMS, FORMAT, check_run, is_finished, load_run, run_id, save_run
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +44,14 @@ def test_a_trained_run_follows_the_schema(run):
     check_run(run)
     assert set(run.data_vars) == set(DIMS) and set(COORDS) <= set(run.coords) and set(ATTRS) <= set(run.attrs)
     assert json.loads(run.attrs["overrides"]) == SMALL and json.loads(run.attrs["config"])["epochs"] == SMALL["epochs"]
-    assert list(run["head"].values) == ["fused", "hsi", "sar", "dsm"] and list(run["part"].values) == ["train", "val", "test"]
-    assert all(not isinstance(v, (bool, dict, list)) and v is not None for v in run.attrs.values()), "netCDF refuses these"
+    assert list(run["head"].values) == ["fused", "hsi", "sar", "dsm"] and list(run["part"].values) == [
+        "train",
+        "val",
+        "test",
+    ]
+    assert all(not isinstance(v, (bool, dict, list)) and v is not None for v in run.attrs.values()), (
+        "netCDF refuses these"
+    )
 
 
 @pytest.mark.parametrize("name", [*DIMS, *COORDS, *ATTRS])
@@ -87,20 +83,26 @@ def test_missing_file(tmp_path):
 def test_a_truncated_file_is_damaged(tmp_path, run, share):
     path = save_run(run, tmp_path / "a.nc")
     whole = path.read_bytes()
-    path.write_bytes(whole[:int(share * len(whole))])
+    path.write_bytes(whole[: int(share * len(whole))])
     assert not is_finished(path)
     with pytest.raises(PrsaError, match="a.nc is damaged.*trained anew"):
         load_run(path)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # h5netcdf closing what it could not open
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # h5netcdf closing what it could not open
 def test_no_flipped_byte_changes_a_run_unseen(tmp_path, run):
     """Wherever a byte flips, the file is refused or reads exactly as before (padding)."""
     path = save_run(run, tmp_path / "a.nc")
     whole, wanted, refused = path.read_bytes(), load_run(path), 0
-    places = np.unique(np.concatenate([np.linspace(0, len(whole) - 1, 40).astype(int), np.random.default_rng(0).integers(0, len(whole), 20)]))
+    places = np.unique(
+        np.concatenate(
+            [np.linspace(0, len(whole) - 1, 40).astype(int), np.random.default_rng(0).integers(0, len(whole), 20)]
+        )
+    )
     for place in places:
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1:])
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
         try:
             back = load_run(path)
         except PrsaError:
@@ -114,11 +116,19 @@ def test_no_flipped_byte_changes_a_run_unseen(tmp_path, run):
     assert refused > 0.3 * len(places), "most of a file is content"
 
 
-@pytest.mark.parametrize("edit", [
-    lambda r: r["confusion"].values.__setitem__((0, 2, 0, 0), 10 ** 6), lambda r: r["map"].values.__setitem__((0, 0), 9),
-    lambda r: r["prototypes"].values.__imul__(1.0001), lambda r: r.attrs.update(seed=7), lambda r: r.attrs.update(config="{}"),
-    lambda r: r.update({"modality": ["a", "b", "c"]}), lambda r: r.attrs.update(content="0" * 64), lambda r: r.attrs.pop("content"),
-])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda r: r["confusion"].values.__setitem__((0, 2, 0, 0), 10**6),
+        lambda r: r["map"].values.__setitem__((0, 0), 9),
+        lambda r: r["prototypes"].values.__imul__(1.0001),
+        lambda r: r.attrs.update(seed=7),
+        lambda r: r.attrs.update(config="{}"),
+        lambda r: r.update({"modality": ["a", "b", "c"]}),
+        lambda r: r.attrs.update(content="0" * 64),
+        lambda r: r.attrs.pop("content"),
+    ],
+)
 def test_an_edited_file_does_not_pass_for_the_run(tmp_path, run, edit):
     back = load_run(save_run(run, tmp_path / "a.nc")).copy(deep=True)
     edit(back)
@@ -138,8 +148,14 @@ def test_a_failing_write_leaves_the_old_run(tmp_path, run, monkeypatch):
 def test_identity_moves_with_everything_that_makes_a_run():
     config = to_json(make_config("prsanet"))
     base = config, "prsanet", 0, "scene", "split"
-    others = [(to_json(make_config("prsanet", lambda_p=0.5)), *base[1:]), (config, "sagf", *base[2:]), (*base[:2], 1, *base[3:]),
-              (*base[:3], "scenf", "split"), (*base[:4], "spliu"), (*base[:3], "split", "scene")]
+    others = [
+        (to_json(make_config("prsanet", lambda_p=0.5)), *base[1:]),
+        (config, "sagf", *base[2:]),
+        (*base[:2], 1, *base[3:]),
+        (*base[:3], "scenf", "split"),
+        (*base[:4], "spliu"),
+        (*base[:3], "split", "scene"),
+    ]
     identities = {run_id(*o) for o in [base, *others]}
     assert len(identities) == 7 and all(len(i) == 16 and int(i, 16) >= 0 for i in identities)
     shuffled = json.dumps(dict(reversed(json.loads(config).items())))

@@ -66,12 +66,21 @@ BROKEN = {
     "class names twice": (changed(class_names=json.dumps(["a", "b", "a", "c"])), r"K different names"),
     "class names not text": (changed(class_names=json.dumps([1, 2, 3, 4])), r"class_names, a JSON list"),
     "class names a JSON text": (changed(class_names=json.dumps("wide")), r"class_names, a JSON list.*got '\"wide\"'"),
-    "class names a JSON object": (changed(class_names=json.dumps(dict.fromkeys(CLASSES, 1))), r"class_names, a JSON list"),
+    "class names a JSON object": (
+        changed(class_names=json.dumps(dict.fromkeys(CLASSES, 1))),
+        r"class_names, a JSON list",
+    ),
     "class names empty": (changed(class_names="[]"), r"class_names, a JSON list"),
     "class names a number": (changed(class_names=4), r"class_names, a JSON list.*got 4"),
     "no label": (without("label"), r"a variable label \(y, x\), got variables \['hsi', 'sar'\]"),
-    "label transposed": (with_raster("label", label.T, ("x", "y")), r"label with dims \('y', 'x'\), got \('x', 'y'\) of shape \(48, 40\)"),
-    "label with a band": (with_raster("label", label[None], ("label_band", "y", "x")), r"label with dims.*got \('label_band', 'y', 'x'\)"),
+    "label transposed": (
+        with_raster("label", label.T, ("x", "y")),
+        r"label with dims \('y', 'x'\), got \('x', 'y'\) of shape \(48, 40\)",
+    ),
+    "label with a band": (
+        with_raster("label", label[None], ("label_band", "y", "x")),
+        r"label with dims.*got \('label_band', 'y', 'x'\)",
+    ),
     "label of floats": (with_raster("label", label.astype(float)), r"label of integer type, got float64.*cast"),
     "label too high": (label_with(5), r"label between 0 and 4, got 0 to 5"),
     "label negative": (label_with(-1), r"label between 0 and 4, got -1 to 4"),
@@ -80,13 +89,22 @@ BROKEN = {
     "split of floats": (with_raster("split", 1.0 * (label > 0)), r"split of integer type"),
     "split on another grid": (with_raster("split", label[:9] // 4, ("y2", "x")), r"split with dims.*got \('y2', 'x'\)"),
     "validation out of range": (with_raster("validation", label), r"validation between 0 and 1, got 0 to 4"),
-    "another grid": (other_grid(), r"one grid.*\(bands, 40, 48\).*sar \('sar_band', 'y2', 'x2'\) \(2, 20, 24\).*resample"),
-    "modality without a band": (with_raster("dsm", 1.0 * label), r"dims \('<name>_band', 'y', 'x'\).*got dsm \('y', 'x'\) \(40, 48\)"),
+    "another grid": (
+        other_grid(),
+        r"one grid.*\(bands, 40, 48\).*sar \('sar_band', 'y2', 'x2'\) \(2, 20, 24\).*resample",
+    ),
+    "modality without a band": (
+        with_raster("dsm", 1.0 * label),
+        r"dims \('<name>_band', 'y', 'x'\).*got dsm \('y', 'x'\) \(40, 48\)",
+    ),
     "foreign band name": (make_scene().rename_dims(sar_band="band"), r"got sar \('band', 'y', 'x'\) \(2, 40, 48\)"),
     "one modality": (without("sar"), r"two or more modalities, got 1 \(\['hsi'\]\)"),
     "no modality": (without("hsi", "sar"), r"two or more modalities, got 0"),
     "bands of no-data": (dead_band(), r"data in every band of hsi, got only no-data in band\(s\) \[1, 4\].*drop"),
-    "modality of text": (make_scene().assign(sar=(("sar_band", "y", "x"), np.full((2, 40, 48), "a"))), r"sar numeric, got <U1"),
+    "modality of text": (
+        make_scene().assign(sar=(("sar_band", "y", "x"), np.full((2, 40, 48), "a"))),
+        r"sar numeric, got <U1",
+    ),
     "simulated not a number": (changed(simulated="perhaps"), r"simulated.*got 'perhaps'"),
     "no pixels": (make_scene().isel(y=slice(0)), r"labelled pixels, got a label raster of shape \(0, 48\)"),
 }
@@ -104,7 +122,9 @@ def test_what_breaks_the_contract_is_named_with_expected_got_and_fix(case, tmp_p
     assert not list(tmp_path.iterdir()), "nothing is written for a scene that is refused"
 
 
-@pytest.mark.parametrize("case", ["another grid", "label of floats", "schema missing", "one modality", "bands of no-data"])
+@pytest.mark.parametrize(
+    "case", ["another grid", "label of floats", "schema missing", "one modality", "bands of no-data"]
+)
 def test_the_same_words_for_a_file(case, tmp_path):
     scene, message = BROKEN[case]
     scene.to_netcdf(tmp_path / "mine.nc", engine="h5netcdf")
@@ -116,7 +136,11 @@ def test_the_same_words_for_a_file(case, tmp_path):
 def test_unknown_names_list_the_known_ones(name):
     with pytest.raises(PrsaError, match="unknown scene") as caught:
         open_scene(name)
-    assert repr(name) in str(caught.value) and all(known in str(caught.value) for known in EMBEDDED) and ".nc" in str(caught.value)
+    assert (
+        repr(name) in str(caught.value)
+        and all(known in str(caught.value) for known in EMBEDDED)
+        and ".nc" in str(caught.value)
+    )
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -130,12 +154,21 @@ def test_missing_file_and_folder(tmp_path):
 def test_damaged_file(tmp_path, damage):
     path = save_scene(make_scene(), tmp_path / "mine.nc")
     whole = path.read_bytes()
-    path.write_bytes({"empty": b"", "text": b"not a raster\n" * 40, "cut": whole[:len(whole) // 2], "head": b"\0" * 64 + whole[64:]}[damage])
+    path.write_bytes(
+        {
+            "empty": b"",
+            "text": b"not a raster\n" * 40,
+            "cut": whole[: len(whole) // 2],
+            "head": b"\0" * 64 + whole[64:],
+        }[damage]
+    )
     with pytest.raises(PrsaError, match="mine.nc: expected a readable netCDF file"):
         open_scene(path)
 
 
-@pytest.mark.parametrize("make", [make_scene, full_scene, lambda: make_scene(("sar", "hsi")), lambda: make_scene(("sar", "dsm", "hsi"))])
+@pytest.mark.parametrize(
+    "make", [make_scene, full_scene, lambda: make_scene(("sar", "hsi")), lambda: make_scene(("sar", "dsm", "hsi"))]
+)
 def test_round_trip(tmp_path, make):
     scene = check_scene(make())
     path = save_scene(scene, tmp_path / "deep" / "mine.nc")
@@ -169,7 +202,11 @@ def test_integers_with_a_missing_value(tmp_path, form, decoded):
         with xr.open_dataset(path, mask_and_scale=False) as raw:
             assert raw["hsi"].dtype == np.int16
             back = check_scene(raw.load())
-    assert back["hsi"].dtype == np.float32 and back["hsi"].attrs["kind"] == "hyperspectral" and "missing_value" not in back["hsi"].attrs
+    assert (
+        back["hsi"].dtype == np.float32
+        and back["hsi"].attrs["kind"] == "hyperspectral"
+        and "missing_value" not in back["hsi"].attrs
+    )
     np.testing.assert_array_equal(back["hsi"].values, np.where(holes, np.nan, counts).astype(np.float32))
     for raster in ("label", "split", "validation"):
         assert np.issubdtype(back[raster].dtype, np.integer)
@@ -180,7 +217,11 @@ def test_integers_with_a_missing_value(tmp_path, form, decoded):
 
 def test_scaled_integers_are_read_as_physical_values(tmp_path):
     scene = make_scene()
-    scene.to_netcdf(tmp_path / "mine.nc", encoding={"hsi": {"dtype": "int16", "scale_factor": 0.01, "add_offset": 1.0, "_FillValue": -32768}}, engine="h5netcdf")
+    scene.to_netcdf(
+        tmp_path / "mine.nc",
+        encoding={"hsi": {"dtype": "int16", "scale_factor": 0.01, "add_offset": 1.0, "_FillValue": -32768}},
+        engine="h5netcdf",
+    )
     np.testing.assert_allclose(open_scene(tmp_path / "mine.nc")["hsi"].values, scene["hsi"].values, atol=0.0051)
 
 
@@ -270,7 +311,9 @@ CHANGES = {
     "the split": lambda s: s["split"].values.__setitem__((5, 6), 2),
     "the validation area": lambda s: s["validation"].values.__setitem__((20, 6), 1),
     "class names": lambda s: s.attrs.update(class_names=json.dumps(["a", *CLASSES[1:]])),
-    "two pixels swapped": lambda s: s["hsi"].values.__setitem__((0, slice(0, 2), 0), s["hsi"].values[0, 1::-1, 0].copy()),
+    "two pixels swapped": lambda s: s["hsi"].values.__setitem__(
+        (0, slice(0, 2), 0), s["hsi"].values[0, 1::-1, 0].copy()
+    ),
 }
 
 
@@ -283,8 +326,14 @@ def test_the_hash_moves_with_rasters_names_and_shape_and_with_nothing_else():
     scene = full_scene()
     first = scene_hash(scene)
     assert len(first) == 64 and first == scene_hash(full_scene())
-    variants = [scene.drop_vars("validation"), scene.drop_vars(["split", "validation"]), scene.isel(x=slice(47)), make_scene(seed=1),
-                scene.rename({"sar": "dsm", "sar_band": "dsm_band"}), scene[["sar", "hsi", "label", "split", "validation"]].assign_attrs(scene.attrs)]
+    variants = [
+        scene.drop_vars("validation"),
+        scene.drop_vars(["split", "validation"]),
+        scene.isel(x=slice(47)),
+        make_scene(seed=1),
+        scene.rename({"sar": "dsm", "sar_band": "dsm_band"}),
+        scene[["sar", "hsi", "label", "split", "validation"]].assign_attrs(scene.attrs),
+    ]
     hashes = {scene_hash(v) for v in variants}
     assert len(hashes) == len(variants) and first not in hashes
     assert scene_hash(scene.assign_attrs(title="Other", license="CC0")) == first

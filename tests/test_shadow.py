@@ -124,4 +124,6 @@ def test_a_term_that_is_off_has_no_direction(two):
     late, concat = (make_trainer(two, method) for method in ("late", "concat"))
     ours, theirs = late.epoch(1)["direction"], concat.epoch(1)["direction"]
     assert np.isnan(ours[SOURCES.index("fused")]).all() and np.isfinite(theirs).all()
-    np.testing.assert_allclose(theirs[SOURCES.index("total")], theirs[SOURCES.index("fused")], rtol=1e-6, err_msg="concat has no other loss")
+    np.testing.assert_allclose(
+        theirs[SOURCES.index("total")], theirs[SOURCES.index("fused")], rtol=1e-6, err_msg="concat has no other loss"
+    )

@@ -16,7 +16,11 @@ from prsa.errors import PrsaError
 
 SCENES = {kind: sim.simulate(kind) for kind in sim.EMBEDDED}
 KINDS = pytest.mark.parametrize("kind", sim.EMBEDDED)
-SENSORS = {"sim-sar": {"hsi": 60, "sar": 2}, "sim-lidar": {"hsi": 60, "lidar": 2}, "sim-tri": {"hsi": 60, "sar": 2, "dsm": 1}}
+SENSORS = {
+    "sim-sar": {"hsi": 60, "sar": 2},
+    "sim-lidar": {"hsi": 60, "lidar": 2},
+    "sim-tri": {"hsi": 60, "sar": 2, "dsm": 1},
+}
 
 # Frozen: a change here is a change of the study's data and asks for every result again.
 RASTERS = {
@@ -31,15 +35,27 @@ PARAMETERS = {
 }
 MOMENTS = {  # see moments(): rows are bands
     "sim-sar": {
-        "hsi": [[0.064785, 0.035157, 0.072892, 0.048988], [0.11774, 0.067479, 0.16896, 0.080661], [0.18649, 0.11317, 0.26714, 0.12134]],
+        "hsi": [
+            [0.064785, 0.035157, 0.072892, 0.048988],
+            [0.11774, 0.067479, 0.16896, 0.080661],
+            [0.18649, 0.11317, 0.26714, 0.12134],
+        ],
         "sar": [[-13.77, 5.7048, -13.768, 5.4871], [-20.104, 5.6598, -20.498, 5.5333]],
     },
     "sim-lidar": {
-        "hsi": [[0.078946, 0.053821, 0.072555, 0.048748], [0.1692, 0.086036, 0.1679, 0.079666], [0.25896, 0.12808, 0.27543, 0.12344]],
+        "hsi": [
+            [0.078946, 0.053821, 0.072555, 0.048748],
+            [0.1692, 0.086036, 0.1679, 0.079666],
+            [0.25896, 0.12808, 0.27543, 0.12344],
+        ],
         "lidar": [[2.1194, 3.902, 2.427, 4.5193], [0.27338, 0.16892, 0.29246, 0.17013]],
     },
     "sim-tri": {
-        "hsi": [[0.065303, 0.041466, 0.074555, 0.040822], [0.15025, 0.074985, 0.14164, 0.077882], [0.24432, 0.12516, 0.21848, 0.12324]],
+        "hsi": [
+            [0.065303, 0.041466, 0.074555, 0.040822],
+            [0.15025, 0.074985, 0.14164, 0.077882],
+            [0.24432, 0.12516, 0.21848, 0.12324],
+        ],
         "sar": [[-13.281, 5.4157, -13.776, 5.3853], [-19.771, 5.5218, -20.598, 5.5414]],
         "dsm": [[0.9048, 5.1865, 4.1678, 5.3196]],
     },
@@ -48,15 +64,23 @@ MOMENTS = {  # see moments(): rows are bands
 
 def parts(scene):
     label, split, validation = (scene[n].values for n in ("label", "split", "validation"))
-    return {"train": (split == 1) & (validation == 0) & (label > 0), "val": (validation == 1) & (label > 0), "test": (split == 2) & (label > 0)}
+    return {
+        "train": (split == 1) & (validation == 0) & (label > 0),
+        "val": (validation == 1) & (label > 0),
+        "test": (split == 2) & (label > 0),
+    }
 
 
 def rasters_hash(scene):
-    return hashlib.sha256(b"".join(scene[n].values.astype(np.int8).tobytes() for n in ("label", "split", "validation"))).hexdigest()
+    return hashlib.sha256(
+        b"".join(scene[n].values.astype(np.int8).tobytes() for n in ("label", "split", "validation"))
+    ).hexdigest()
 
 
 def parameters_hash(kind):
-    text = json.dumps([dataclasses.asdict(sim.CONFIGS[kind]), [dataclasses.asdict(c) for c in landscape.COVERS]], sort_keys=True)
+    text = json.dumps(
+        [dataclasses.asdict(sim.CONFIGS[kind]), [dataclasses.asdict(c) for c in landscape.COVERS]], sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -89,7 +113,9 @@ def test_a_seed_gives_one_scene_and_another_seed_another(kind):
 def test_contract(kind):
     scene = check_scene(SCENES[kind])
     assert {m: scene[m].shape[0] for m in modalities(scene)} == SENSORS[kind]
-    assert scene.attrs["simulated"] == 1 and scene.attrs["name"] == kind and scene.attrs["dial"] == sim.CONFIGS[kind].dial
+    assert (
+        scene.attrs["simulated"] == 1 and scene.attrs["name"] == kind and scene.attrs["dial"] == sim.CONFIGS[kind].dial
+    )
     assert scene["wavelength"].dims == ("hsi_band",) and scene["wavelength"].attrs["units"] == "nm"
     assert json.loads(scene.attrs["class_names"]) == list(sim.NAMES) and len(set(sim.NAMES)) == 12
     for name in SENSORS[kind]:
@@ -123,7 +149,13 @@ def test_speckle_statistics(looks):
 def flat_land(n=160):
     """One bare field on level ground: nothing but speckle, texture and range varies."""
     ones = np.ones((n, n), int)
-    return {"cover": ones * sim.CODE["bare soil"], "thing": 0 * ones, "area": ones, "terrain": 0.0 * ones, "height": 0.0 * ones}
+    return {
+        "cover": ones * sim.CODE["bare soil"],
+        "thing": 0 * ones,
+        "area": ones,
+        "terrain": 0.0 * ones,
+        "height": 0.0 * ones,
+    }
 
 
 @pytest.mark.parametrize("dial", [0.0, 1.0])
@@ -164,7 +196,9 @@ def between_areas(scene):
 
 @pytest.mark.parametrize("kind", ["sim-sar", "sim-tri"])
 def test_dial_moves_the_optical_shift_between_areas_and_the_looks(kind):
-    shift = np.mean([[between_areas(sim.simulate(kind, seed, d)) for d in (0.0, 0.5, 1.0)] for seed in (100, 101)], axis=0)
+    shift = np.mean(
+        [[between_areas(sim.simulate(kind, seed, d)) for d in (0.0, 0.5, 1.0)] for seed in (100, 101)], axis=0
+    )
     assert shift[0] < shift[1] < shift[2] and shift[2] > 1.5 * shift[0], shift
     looks = [sim.looks_at(sim.CONFIGS[kind].radar, d) for d in (0.0, 0.5, 1.0)]
     assert looks[0] > looks[1] > looks[2]
@@ -202,14 +236,35 @@ def test_names():
     assert sim.parse_name("sim-sar:3:0.5") == ("sim-sar", 3, 0.5)
 
 
-@pytest.mark.parametrize("name", ["", "sim", "sim-sarr", "sim-sar:", "sim-sar:x", "sim-sar:-1", "sim-sar:1.5", "sim-sar:1:", "sim-sar:1:a",
-                                  "sim-sar:1:1.5", "sim-sar:1:-0.1", "sim-sar:1:nan", "sim-sar:1:0.5:2", "sim-sar:\u00b2", None])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "sim",
+        "sim-sarr",
+        "sim-sar:",
+        "sim-sar:x",
+        "sim-sar:-1",
+        "sim-sar:1.5",
+        "sim-sar:1:",
+        "sim-sar:1:a",
+        "sim-sar:1:1.5",
+        "sim-sar:1:-0.1",
+        "sim-sar:1:nan",
+        "sim-sar:1:0.5:2",
+        "sim-sar:\u00b2",
+        None,
+    ],
+)
 def test_bad_names(name):
     with pytest.raises(PrsaError, match="expected|Expected"):
         sim.parse_name(name)
 
 
-@pytest.mark.parametrize("arguments", [("sim-x",), ("sim-sar", -1), ("sim-sar", 0.5), ("sim-sar", "one"), ("sim-sar", 0, 2.0), ("sim-sar", 0, None, 40)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("sim-x",), ("sim-sar", -1), ("sim-sar", 0.5), ("sim-sar", "one"), ("sim-sar", 0, 2.0), ("sim-sar", 0, None, 40)],
+)
 def test_bad_arguments(arguments):
     with pytest.raises(PrsaError, match="expected|Expected"):
         sim.simulate(*arguments)

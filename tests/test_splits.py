@@ -27,7 +27,9 @@ def test_blocks_keep_held_out_pixels_out_of_training_windows(radius, seed, shape
     assert leaks(split.values, label, radius, split.values == TRAIN, [VAL, TEST]) == 0
     counts = part_counts(label, split.values, len(CLASSES))
     assert (counts[[TRAIN - 1, TEST - 1]] > 0).all(), "every class in training and test"
-    assert (counts.sum(1) > 0.04 * (label > 0).sum()).all() and counts.sum() > 0.5 * (label > 0).sum(), "the buffer must not eat the scene"
+    assert (counts.sum(1) > 0.04 * (label > 0).sum()).all() and counts.sum() > 0.5 * (label > 0).sum(), (
+        "the buffer must not eat the scene"
+    )
     assert not split.values[label == 0].any() and split.dtype == np.int8 and split.dims == ("y", "x")
     assert split.attrs["kind"] == "blocks" and split.attrs["radius"] == radius
 
@@ -53,16 +55,23 @@ def test_one_seed_gives_one_split(kind):
 def test_the_split_depends_on_labels_only():
     scene, other = make_scene(), make_scene(("hsi", "dsm"), noise=5.0)
     other["label"] = scene["label"]
-    assert split_scene(scene).attrs["hash"] == split_scene(other).attrs["hash"] != split_scene(make_scene(seed=1)).attrs["hash"]
+    assert (
+        split_scene(scene).attrs["hash"]
+        == split_scene(other).attrs["hash"]
+        != split_scene(make_scene(seed=1)).attrs["hash"]
+    )
 
 
 def fixed_scene(plots=6, side=12, gap=4, seed=0, **options):
     """Square plots on a lattice, a third of them for testing: what a field campaign gives. Returns the scene and the plot number per pixel."""
     scene = make_scene(shape=(plots * side, plots * side), parcel=2, seed=seed, **options)
     inside = np.zeros((side, side), bool)
-    inside[gap // 2:-gap // 2, gap // 2:-gap // 2] = True
-    inside, number = np.tile(inside, (plots, plots)), np.kron(np.arange(plots ** 2).reshape(plots, plots), np.ones((side, side), int))
-    test = np.isin(number, np.random.default_rng(seed).permutation(plots ** 2)[:plots ** 2 // 3])
+    inside[gap // 2 : -gap // 2, gap // 2 : -gap // 2] = True
+    inside, number = (
+        np.tile(inside, (plots, plots)),
+        np.kron(np.arange(plots**2).reshape(plots, plots), np.ones((side, side), int)),
+    )
+    test = np.isin(number, np.random.default_rng(seed).permutation(plots**2)[: plots**2 // 3])
     scene["label"] = scene["label"].dims, np.where(inside, scene["label"].values, 0)
     scene["split"] = ("y", "x"), np.where(inside, np.where(test, 2, 1), 0).astype(np.int8)
     return scene, number
@@ -82,7 +91,7 @@ def test_fixed_keeps_the_official_parts_and_holds_out_whole_groups(seed, radius)
     windows = {part: np.zeros(label.shape, bool) for part in (TRAIN, VAL)}
     for part, mask in windows.items():
         for y, x in np.argwhere(split == part):
-            mask[max(y - radius, 0):y + radius + 1, max(x - radius, 0):x + radius + 1] = True
+            mask[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1] = True
     assert not (windows[TRAIN] & windows[VAL]).any(), "a validation window shares no pixel with a training window"
     assert (part_counts(label, split, len(CLASSES))[TRAIN - 1] > 0).all()
 
@@ -97,7 +106,9 @@ def test_fixed_keeps_pixels_with_overlapping_windows_together(radius):
     for pair in pairs:
         for pixel in pair:
             own[pixel] = 1
-    label = np.where(own == 1, np.arange(8100).reshape(90, 90) % 7 % 4 + 1, np.where(own == 2, scene["label"].values, 0))
+    label = np.where(
+        own == 1, np.arange(8100).reshape(90, 90) % 7 % 4 + 1, np.where(own == 2, scene["label"].values, 0)
+    )
     scene = scene.assign(label=(("y", "x"), label), split=(("y", "x"), own))
     part = split_scene(scene, "fixed", 0, radius).values
     assert len(pairs) >= 10 and {part[a] for a, _ in pairs} == {TRAIN, VAL}
@@ -109,7 +120,7 @@ def test_a_rare_class_is_in_training_and_test_blocks():
     label = scene["label"].values
     label[label == 4] = 1
     for y, x in ((2, 2), (30, 70), (55, 10)):
-        label[y:y + 4, x:x + 4] = 4
+        label[y : y + 4, x : x + 4] = 4
     for seed in range(3):
         counts = part_counts(label, split_scene(scene, "blocks", seed).values, 4)
         assert counts[TRAIN - 1, 3] > 0 and counts[TEST - 1, 3] > 0, f"seed {seed}"
@@ -169,7 +180,9 @@ def test_random_trains_on_a_class_of_one_pixel():
 
 
 def test_auto_is_the_scenes_own_split_else_blocks():
-    assert split_scene(make_scene()).attrs["kind"] == "blocks" and split_scene(fixed_scene()[0]).attrs["kind"] == "fixed"
+    assert (
+        split_scene(make_scene()).attrs["kind"] == "blocks" and split_scene(fixed_scene()[0]).attrs["kind"] == "fixed"
+    )
     assert split_scene(fixed_scene()[0], "blocks").attrs["kind"] == "blocks"
 
 

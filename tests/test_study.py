@@ -52,7 +52,9 @@ def assert_same_runs(a, b):
         assert set(one.variables) == set(other.variables)
         for name in one.variables:
             np.testing.assert_array_equal(one[name].values, other[name].values, err_msg=name)
-        assert {k: v for k, v in one.attrs.items() if k not in TIMINGS} == {k: v for k, v in other.attrs.items() if k not in TIMINGS}
+        assert {k: v for k, v in one.attrs.items() if k not in TIMINGS} == {
+            k: v for k, v in other.attrs.items() if k not in TIMINGS
+        }
 
 
 @pytest.fixture(scope="module")
@@ -80,22 +82,39 @@ def results(tmp_path, monkeypatch):
 def test_a_study_goes_seed_by_seed():
     specs = grid(["sim-sar", "sim-lidar"], ["sagf", "concat", "late"], 2, "quick")
     assert [(s.seed, s.scene, s.method) for s in specs] == [
-        (seed, scene, method) for seed in (0, 1) for scene in ("sim-sar", "sim-lidar") for method in ("sagf", "concat", "late")]
+        (seed, scene, method)
+        for seed in (0, 1)
+        for scene in ("sim-sar", "sim-lidar")
+        for method in ("sagf", "concat", "late")
+    ]
     assert all(s.preset == "quick" and s.overrides == () for s in specs)
 
 
 def test_the_whole_study_with_ablations_and_sensitivity():
     specs = grid(["sim-sar", "sim-lidar"], None, 3)
     main = [s for s in specs if not s.overrides]
-    assert set(main) == {RunSpec(scene, method, seed) for scene in ("sim-sar", "sim-lidar") for method in (*STUDY, *ABLATIONS) for seed in range(3)}
+    assert set(main) == {
+        RunSpec(scene, method, seed)
+        for scene in ("sim-sar", "sim-lidar")
+        for method in (*STUDY, *ABLATIONS)
+        for seed in range(3)
+    }
     kinds = grid(["sim-sar:1", "sim-sar", "sim-lidar"], None, 1)  # ablations on the first scene of a kind
-    assert {s.scene for s in kinds if s.method in ABLATIONS} == {"sim-sar:1", "sim-lidar"} and {s.scene for s in kinds if s.method == "concat"} > {"sim-sar"}
+    assert {s.scene for s in kinds if s.method in ABLATIONS} == {"sim-sar:1", "sim-lidar"} and {
+        s.scene for s in kinds if s.method == "concat"
+    } > {"sim-sar"}
     changed = [s for s in specs if s.overrides]
-    assert {s.overrides for s in changed} == {((name, value),) for name, values in SENSITIVITY.items() for value in values}
-    assert {(s.scene, s.method) for s in changed} == {("sim-sar", "prsanet")} and {s.seed for s in changed} == set(range(min(3, SENSITIVITY_SEEDS)))
+    assert {s.overrides for s in changed} == {
+        ((name, value),) for name, values in SENSITIVITY.items() for value in values
+    }
+    assert {(s.scene, s.method) for s in changed} == {("sim-sar", "prsanet")} and {s.seed for s in changed} == set(
+        range(min(3, SENSITIVITY_SEEDS))
+    )
     assert len(specs) == len(set(specs)) and [s.seed for s in main] == sorted(s.seed for s in main)
     quick = grid(["sim-sar"], None, 1, "quick")
-    assert {s.method for s in quick} == set(STUDY) and not any(s.overrides for s in quick) and set(STUDY) <= set(METHODS)
+    assert (
+        {s.method for s in quick} == set(STUDY) and not any(s.overrides for s in quick) and set(STUDY) <= set(METHODS)
+    )
 
 
 def test_all_is_the_study_and_everything_it_is_compared_with():
@@ -112,14 +131,21 @@ def test_what_every_table_needs_is_always_there():
     assert len(grid(["sim-sar", "sim-sar"], ["late", "concat"], 1)) == 2, "a scene named twice is one scene"
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: grid(["sim-sar"], seeds=0), "SEEDS: expected 1 or more, got 0"), (lambda: grid(["sim-sar"], seeds=-2), "got -2"),
-    (lambda: grid([]), "at least one scene, got none.*sim-sar"), (lambda: grid(["sim-sar"], ["prsanet", "nope"]), "unknown method 'nope'.*concat"),
-    (lambda: grid(["sim-sar"], preset="huge"), "unknown preset 'huge'"),
-    (lambda: run_grid(small_specs("nowhere.nc")), "no scene file at"), (lambda: run_grid([RunSpec("nowhere", "concat", 0)]), "unknown scene 'nowhere'"),
-    (lambda: run_grid([], jobs=0), "JOBS: expected 1 or more, got 0"), (lambda: run_grid([], device="nonsense"), "device 'nonsense'"),
-    (lambda: run_grid([RunSpec("sim-sar", "nope", 0)]), "unknown method 'nope'"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: grid(["sim-sar"], seeds=0), "SEEDS: expected 1 or more, got 0"),
+        (lambda: grid(["sim-sar"], seeds=-2), "got -2"),
+        (lambda: grid([]), "at least one scene, got none.*sim-sar"),
+        (lambda: grid(["sim-sar"], ["prsanet", "nope"]), "unknown method 'nope'.*concat"),
+        (lambda: grid(["sim-sar"], preset="huge"), "unknown preset 'huge'"),
+        (lambda: run_grid(small_specs("nowhere.nc")), "no scene file at"),
+        (lambda: run_grid([RunSpec("nowhere", "concat", 0)]), "unknown scene 'nowhere'"),
+        (lambda: run_grid([], jobs=0), "JOBS: expected 1 or more, got 0"),
+        (lambda: run_grid([], device="nonsense"), "device 'nonsense'"),
+        (lambda: run_grid([RunSpec("sim-sar", "nope", 0)]), "unknown method 'nope'"),
+    ],
+)
 def test_errors_of_the_grid_leave_nothing_behind(results, call, message):
     with pytest.raises(PrsaError, match=message):
         call()
@@ -130,11 +156,19 @@ def test_a_spec_is_a_name_for_one_run(scene_file, results):
     base = small_specs(scene_file)[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
         base.seed = 3
-    others = [dataclasses.replace(base, seed=1), dataclasses.replace(base, method="sagf"), dataclasses.replace(base, overrides=()),
-              dataclasses.replace(base, preset="full"), dataclasses.replace(base, overrides=(*base.overrides, ("lr", 0.01)))]
+    others = [
+        dataclasses.replace(base, seed=1),
+        dataclasses.replace(base, method="sagf"),
+        dataclasses.replace(base, overrides=()),
+        dataclasses.replace(base, preset="full"),
+        dataclasses.replace(base, overrides=(*base.overrides, ("lr", 0.01))),
+    ]
     where = [run_path(s) for s in (base, *others)]
     assert len(set(where)) == len(where) and run_path(base) == where[0]
-    assert where[0].parent == files.results("quick") / "runs" and where[4].parent == files.results("full") / "runs" == results / "runs"
+    assert (
+        where[0].parent == files.results("quick") / "runs"
+        and where[4].parent == files.results("full") / "runs" == results / "runs"
+    )
     assert where[0].name.startswith("tiny__late__s0__") and where[0].suffix == ".nc"
 
 
@@ -156,20 +190,22 @@ def test_one_process_gives_what_two_give(finished, results):
     alone = run_grid(specs, 1, "cpu")
     assert [p.name for p in alone] == [p.name for p in where] and not set(alone) & set(where)
     assert_same_runs(alone, where)
-    assert sorted(p.name for p in (results / "quick" / "runs").iterdir()) == sorted(p.name for p in alone), "no stray file"
+    assert sorted(p.name for p in (results / "quick" / "runs").iterdir()) == sorted(p.name for p in alone), (
+        "no stray file"
+    )
 
 
 def test_seeds_that_are_trained_together_are_the_same_runs(finished, scene_file, results):
     _, specs, where = finished
     alone = small_specs(scene_file, ("ogm-ge",))
     together = run_grid(specs + alone, 1, "cpu", together=True)
-    assert [p.name for p in together[:len(where)]] == [p.name for p in where] and all(p.is_file() for p in together)
+    assert [p.name for p in together[: len(where)]] == [p.name for p in where] and all(p.is_file() for p in together)
     for one, other in zip(together, where):
         one, other = (runs.load_run(path) for path in (one, other))
         assert one.attrs["trained_with"] == "0 1" and "trained_with" not in other.attrs
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-3)
         assert one.attrs["seed"] == other.attrs["seed"] and one.attrs["run_id"] == other.attrs["run_id"]
-    assert not any("trained_with" in runs.load_run(path).attrs for path in together[len(where):])
+    assert not any("trained_with" in runs.load_run(path).attrs for path in together[len(where) :])
 
 
 def test_a_task_is_a_run_or_all_missing_seeds_of_a_configuration():
@@ -178,16 +214,23 @@ def test_a_task_is_a_run_or_all_missing_seeds_of_a_configuration():
     assert plan.tasks(specs, False) == [(spec,) for spec in specs]
     grouped = plan.tasks(specs, True)
     assert sorted(sum(map(list, grouped), []), key=str) == sorted(specs, key=str)
-    assert [[s.seed for s in group] for group in grouped if len(group) > 1] == [[0, 1, 2]] and grouped[0] == tuple(specs[0:12:4])
+    assert [[s.seed for s in group] for group in grouped if len(group) > 1] == [[0, 1, 2]] and grouped[0] == tuple(
+        specs[0:12:4]
+    )
 
 
-@pytest.mark.parametrize("device, together, expected", [("cpu", None, False), ("cuda", None, True), ("cpu", True, True), ("cuda", False, False), ("mps", None, False)])
+@pytest.mark.parametrize(
+    "device, together, expected",
+    [("cpu", None, False), ("cuda", None, True), ("cpu", True, True), ("cuda", False, False), ("mps", None, False)],
+)
 def test_seeds_are_trained_together_on_a_cuda_device(finished, results, monkeypatch, device, together, expected):
     _, specs, _ = finished
     monkeypatch.setattr("prsa.training.loop.pick_device", lambda name: torch.device(name))
     asked = []
     monkeypatch.setattr(plan, "tasks", lambda specs, together: asked.append(together) or [])
-    monkeypatch.setattr(plan, "ProcessPoolExecutor", lambda *a: contextlib.nullcontext(types.SimpleNamespace(shutdown=lambda **k: None)))
+    monkeypatch.setattr(
+        plan, "ProcessPoolExecutor", lambda *a: contextlib.nullcontext(types.SimpleNamespace(shutdown=lambda **k: None))
+    )
     run_grid(specs, 1, device, together=together)
     assert asked == [expected]
 
@@ -196,7 +239,12 @@ def test_runs_carry_their_names(finished):
     _, specs, where = finished
     for spec, path in zip(specs, where):
         run = runs.load_run(path)
-        assert (run.attrs["method"], run.attrs["seed"], run.attrs["preset"], run.attrs["scene"]) == (spec.method, spec.seed, "quick", "tiny")
+        assert (run.attrs["method"], run.attrs["seed"], run.attrs["preset"], run.attrs["scene"]) == (
+            spec.method,
+            spec.seed,
+            "quick",
+            "tiny",
+        )
         assert json.loads(run.attrs["overrides"]) == dict(spec.overrides) and path.stem.endswith(run.attrs["run_id"])
 
 
@@ -204,7 +252,9 @@ def test_finished_runs_are_opened_in_order_and_never_trained_again(finished, mon
     folder, specs, where = finished
     monkeypatch.setenv("PRSA_RESULTS", str(folder))
     before = {path: path.stat().st_mtime_ns for path in where}
-    monkeypatch.setattr("prsa.study.ProcessPoolExecutor", lambda *a, **k: pytest.fail("nothing is missing, yet a process was started"))
+    monkeypatch.setattr(
+        "prsa.study.ProcessPoolExecutor", lambda *a, **k: pytest.fail("nothing is missing, yet a process was started")
+    )
     assert run_grid(specs, 2) == where and run_grid(specs[::-1] + specs[:1], 2) == where[::-1] + where[:1]
     assert before == {path: path.stat().st_mtime_ns for path in where}
     assert [r.attrs["run_id"] for r in open_runs(specs[::-1])] == [p.stem.rsplit("__", 1)[1] for p in where[::-1]]
@@ -212,7 +262,10 @@ def test_finished_runs_are_opened_in_order_and_never_trained_again(finished, mon
 
 def test_missing_runs_are_counted_and_named(finished, results):
     _, specs, where = finished
-    with pytest.raises(PrsaError, match=f"expected {len(specs)} finished runs, {len(specs)} are missing, first {where[0].name}.*make reproduce"):
+    with pytest.raises(
+        PrsaError,
+        match=f"expected {len(specs)} finished runs, {len(specs)} are missing, first {where[0].name}.*make reproduce",
+    ):
         open_runs(specs)
 
 
@@ -229,7 +282,7 @@ def test_only_damaged_and_missing_runs_are_redone(finished, results):
     _, specs, where = finished
     here = copied(where, results)
     data = bytearray(here[1].read_bytes())
-    here[0].write_bytes(data[:len(data) // 2])
+    here[0].write_bytes(data[: len(data) // 2])
     here[2].unlink()
     stale, fresh = here[0].parent / ".abc.tmp", here[0].parent / ".def.tmp"
     for file in (stale, fresh):
@@ -239,7 +292,9 @@ def test_only_damaged_and_missing_runs_are_redone(finished, results):
     assert run_grid(specs, 1, "cpu") == here
     assert {p for p in before if p.stat().st_mtime_ns == before[p]} == set(here) - {here[0], here[2]}
     assert_same_runs(here, where)
-    assert not stale.exists() and fresh.exists(), "what a killed process left an hour ago goes; another process may be writing the other"
+    assert not stale.exists() and fresh.exists(), (
+        "what a killed process left an hour ago goes; another process may be writing the other"
+    )
 
 
 def test_a_run_that_fails_does_not_take_the_others_along(finished, scene_file, results):
@@ -281,7 +336,11 @@ def test_a_round_is_announced_once_when_its_runs_are_there(scene_file, results, 
     done, announced = set(), []
     monkeypatch.setattr("prsa.study.ProcessPoolExecutor", Here)
     monkeypatch.setattr("prsa.execute.Progress.step", lambda self, spec: done.add(spec))
-    plain = [RunSpec(str(scene_file), method, seed, "quick") for seed in range(3) for method in ("late", "concat", "sagf", "prsanet")]
+    plain = [
+        RunSpec(str(scene_file), method, seed, "quick")
+        for seed in range(3)
+        for method in ("late", "concat", "sagf", "prsanet")
+    ]
 
     def announce(seed):
         assert {s for s in plain if s.seed == seed} <= done
@@ -299,15 +358,19 @@ def test_a_worker_uses_one_thread(monkeypatch):
 
 PROC = Path("/proc/self/stat").exists()
 needs_proc = pytest.mark.skipif(not PROC, reason="finds the processes of a group in /proc")
-SCRIPT = ("import json, sys; from prsa.study import RunSpec, run_grid; "
-          "run_grid([RunSpec(*s[:4], tuple(map(tuple, s[4]))) for s in json.loads(sys.argv[1])], 2, 'cpu')")
+SCRIPT = (
+    "import json, sys; from prsa.study import RunSpec, run_grid; "
+    "run_grid([RunSpec(*s[:4], tuple(map(tuple, s[4]))) for s in json.loads(sys.argv[1])], 2, 'cpu')"
+)
 
 
 def start(specs):
     """The grid in a process group of its own."""
     text = json.dumps([dataclasses.astuple(s) for s in specs])
     environment = os.environ | {"PYTHONPATH": str(files.ROOT)}
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, text], env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, text], env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
 
 
 def alive(group):
@@ -347,8 +410,12 @@ def test_kill_9_of_everything_three_times_then_again(finished, results):
         process = start(specs)
         wanted = min(len(kept) + more, len(specs) - 1)
         try:
-            wait_for(lambda: len(list(folder.glob("*.nc"))) >= wanted and (more or len(alive(process.pid)) >= 3), process)
-            time.sleep(rng.uniform(0, 0.05 if more else 0.5))  # soon after a file appeared: were it written in place, it would be half a file
+            wait_for(
+                lambda: len(list(folder.glob("*.nc"))) >= wanted and (more or len(alive(process.pid)) >= 3), process
+            )
+            time.sleep(
+                rng.uniform(0, 0.05 if more else 0.5)
+            )  # soon after a file appeared: were it written in place, it would be half a file
         finally:
             kill_group(process)
         now = {path: path.stat().st_mtime_ns for path in folder.glob("*.nc")}
@@ -365,7 +432,9 @@ def test_kill_9_of_everything_three_times_then_again(finished, results):
 @pytest.mark.parametrize("moment", ["start", "work"])
 def test_no_worker_outlives_its_killed_parent(finished, results, moment):
     _, specs, _ = finished
-    endless = [dataclasses.replace(s, overrides=(("epochs", 9000), ("max_steps", 0), *OVERRIDES[1:])) for s in specs[:2]]
+    endless = [
+        dataclasses.replace(s, overrides=(("epochs", 9000), ("max_steps", 0), *OVERRIDES[1:])) for s in specs[:2]
+    ]
     process = start(endless if moment == "start" else specs[:2] + endless)
     try:
         wait_for(lambda: len(alive(process.pid)) >= 3, process)

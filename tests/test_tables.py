@@ -45,13 +45,20 @@ def pick(runs, scene, method, variant=""):
 
 def test_accuracy_has_the_agreed_columns_rows_and_numbers(runs, scores):
     table = tables.accuracy(scores)
-    assert ",".join(table.columns) == "scene,simulated,method,family,n_seeds,oa_mean,oa_sd,aa_mean,aa_sd,kappa_mean,kappa_sd,d_oa,d_oa_lo,d_oa_hi"
+    assert (
+        ",".join(table.columns)
+        == "scene,simulated,method,family,n_seeds,oa_mean,oa_sd,aa_mean,aa_sd,kappa_mean,kappa_sd,d_oa,d_oa_lo,d_oa_hi"
+    )
     fused = ["late", "concat", "concat+prm", "sagf", "prsanet"]
     assert table["method"].tolist() == ["hsi", "sar", *fused, "hsi", "lidar", "rgb", *fused]
     assert table["family"].tolist()[:7] == ["single", "single", "late"] + ["study"] * 4
     row = table.set_index(["scene", "method"]).loc[("sim-sar", "prsanet")]
     ours, base = ([naive_oa(r) for r in pick(runs, "sim-sar", m)] for m in ("prsanet", "concat"))
-    assert row["n_seeds"] == 3 and row["oa_mean"] == pytest.approx(np.mean(ours)) and row["oa_sd"] == pytest.approx(np.std(ours, ddof=1))
+    assert (
+        row["n_seeds"] == 3
+        and row["oa_mean"] == pytest.approx(np.mean(ours))
+        and row["oa_sd"] == pytest.approx(np.std(ours, ddof=1))
+    )
     interval = stats.ttest_rel(ours, base).confidence_interval(0.95)
     assert row["d_oa"] == pytest.approx(np.mean(ours) - np.mean(base))
     assert (row["d_oa_lo"], row["d_oa_hi"]) == (pytest.approx(interval.low), pytest.approx(interval.high))
@@ -60,21 +67,58 @@ def test_accuracy_has_the_agreed_columns_rows_and_numbers(runs, scores):
 
 
 def test_order_and_families_of_methods_and_unknown_ones_last():
-    mixed = ("zebra", "svm", "mft", "prsanet", "late", "rf-spatial", "ogm-ge", "concat", "aux", "endnet", "prsanet-no-alignment")
+    mixed = (
+        "zebra",
+        "svm",
+        "mft",
+        "prsanet",
+        "late",
+        "rf-spatial",
+        "ogm-ge",
+        "concat",
+        "aux",
+        "endnet",
+        "prsanet-no-alignment",
+    )
     table = tables.accuracy(tables.scores(make_study(seeds=1, methods=mixed, lambdas=())))
-    assert table["method"].tolist() == ["hsi", "sar", "late", "concat", "prsanet", "aux", "ogm-ge", "endnet", "mft", "svm", "rf-spatial", "zebra"]
+    assert table["method"].tolist() == [
+        "hsi",
+        "sar",
+        "late",
+        "concat",
+        "prsanet",
+        "aux",
+        "ogm-ge",
+        "endnet",
+        "mft",
+        "svm",
+        "rf-spatial",
+        "zebra",
+    ]
     pairs = [[name] * 2 for name in ("study", "rebalancing", "network", "classical")]
     assert table["family"].tolist() == ["single", "single", "late", *sum(pairs, []), "other"]
-    kinds = {kind: [m for m in COMPARATORS if tables.family(m) == kind] for kind in ("rebalancing", "network", "classical")}
+    kinds = {
+        kind: [m for m in COMPARATORS if tables.family(m) == kind] for kind in ("rebalancing", "network", "classical")
+    }
     assert kinds["rebalancing"] == ["aux", "ogm-ge", "pmr", "pmr-code", "mmpareto", "js", "modality-dropout"]
-    assert kinds["network"] == ["endnet", "coupled-cnn", "s2enet", "mft"] and kinds["classical"] == ["rf", "svm", "rf-spatial", "svm-spatial"]
+    assert kinds["network"] == ["endnet", "coupled-cnn", "s2enet", "mft"] and kinds["classical"] == [
+        "rf",
+        "svm",
+        "rf-spatial",
+        "svm-spatial",
+    ]
 
 
 def test_comparators_without_branches_leave_the_tables_of_branches_alone(world, tmp_path):
     """With every comparator trained, the tables about branches hold the same rows as without those that have none."""
     some = ("late", "concat", "prsanet", "prsanet-no-push")
-    everything = [run for name, modalities in SCENES.items() for seed in (0, 1) for method in (*some, *COMPARATORS)
-                  for run in [make_run(name, method, seed, modalities, size=24)]]
+    everything = [
+        run
+        for name, modalities in SCENES.items()
+        for seed in (0, 1)
+        for method in (*some, *COMPARATORS)
+        for run in [make_run(name, method, seed, modalities, size=24)]
+    ]
     assert {tables.family(r.attrs["method"]) for r in everything if not r.attrs["probed"]} == {"network", "classical"}
     scores, probed = tables.scores(everything), tables.scores([r for r in everything if r.attrs["probed"]])
     for make in (tables.imbalance, tables.ablation, tables.sensitivity):
@@ -89,14 +133,18 @@ def test_comparators_without_branches_leave_the_tables_of_branches_alone(world, 
 def test_a_sensor_trained_on_its_own_is_listed_with_its_cost():
     table = tables.scores([make_run(method="concat"), make_run(method="sar", modalities=("sar",))])
     assert tables.accuracy(table)[["method", "family"]].to_numpy().tolist() == [["sar", "single"], ["concat", "study"]]
-    assert tables.complexity(table)["method"].tolist() == ["sar", "concat"] and set(tables.imbalance(table)["method"]) == {"concat"}
+    assert tables.complexity(table)["method"].tolist() == ["sar", "concat"] and set(
+        tables.imbalance(table)["method"]
+    ) == {"concat"}
 
 
 def test_pairing_is_by_seed_not_by_position(runs, scores):
     shuffled = runs.copy()
     random.Random(1).shuffle(shuffled)
     pd.testing.assert_frame_equal(
-        tables.accuracy(tables.scores(sorted(shuffled, key=lambda r: r.attrs["scene"], reverse=True))), tables.accuracy(scores))
+        tables.accuracy(tables.scores(sorted(shuffled, key=lambda r: r.attrs["scene"], reverse=True))),
+        tables.accuracy(scores),
+    )
 
 
 def test_unequal_seeds_raise():
@@ -125,7 +173,11 @@ def test_per_class_numbers(runs, scores):
     counts = [r["confusion"].sel(head="fused", part="test").values for r in pick(runs, "plots", "sagf")]
     values = [100 * c[4, 4] / c[4].sum() for c in counts]
     row = table.loc[("plots", "sagf", LONG_NAMES[4])]
-    assert row["n_test"] == counts[0][4].sum() and row["accuracy_mean"] == pytest.approx(np.mean(values)) and row["accuracy_sd"] == pytest.approx(np.std(values, ddof=1))
+    assert (
+        row["n_test"] == counts[0][4].sum()
+        and row["accuracy_mean"] == pytest.approx(np.mean(values))
+        and row["accuracy_sd"] == pytest.approx(np.std(values, ddof=1))
+    )
     assert len(table) == (7 + 8) * 8
     run = make_run(seed=0)
     run["confusion"].loc[{"class": LONG_NAMES[2], "part": "test"}] = 0
@@ -135,8 +187,13 @@ def test_per_class_numbers(runs, scores):
 
 def test_imbalance_numbers(runs, scores):
     table = tables.imbalance(scores)
-    assert ",".join(table.columns) == "scene,method,modality,rho_final,branch_oa_joint,probe_oa_joint,probe_oa_alone,probe_gap"
-    assert "late" not in set(table["method"]) and set(table.loc[table["method"].eq("concat") & table["scene"].eq("plots"), "modality"]) == {"hsi", "lidar", "rgb"}
+    assert (
+        ",".join(table.columns)
+        == "scene,method,modality,rho_final,branch_oa_joint,probe_oa_joint,probe_oa_alone,probe_gap"
+    )
+    assert "late" not in set(table["method"]) and set(
+        table.loc[table["method"].eq("concat") & table["scene"].eq("plots"), "modality"]
+    ) == {"hsi", "lidar", "rgb"}
     row = table.set_index(["scene", "method", "modality"]).loc[("sim-sar", "concat", "sar")]
     joint, late = pick(runs, "sim-sar", "concat"), pick(runs, "sim-sar", "late")
 
@@ -153,12 +210,26 @@ def test_imbalance_numbers(runs, scores):
 
 def test_ablation_compares_with_both_ends(runs, scores):
     table = tables.ablation(scores).set_index(["scene", "variant"])
-    assert table.loc["sim-sar"].index.tolist() == ["concat", "concat+prm", "sagf", "prsanet", "prsanet-no-alignment", "prsanet-no-prototype"]
+    assert table.loc["sim-sar"].index.tolist() == [
+        "concat",
+        "concat+prm",
+        "sagf",
+        "prsanet",
+        "prsanet-no-alignment",
+        "prsanet-no-prototype",
+    ]
     row = table.loc[("plots", "prsanet-no-alignment")]
-    ours, full, base = (np.array([naive_oa(r) for r in pick(runs, "plots", m)]) for m in ("prsanet-no-alignment", "prsanet", "concat"))
-    assert (row["d_concat"], row["d_prsanet"]) == (pytest.approx((ours - base).mean()), pytest.approx((ours - full).mean()))
+    ours, full, base = (
+        np.array([naive_oa(r) for r in pick(runs, "plots", m)]) for m in ("prsanet-no-alignment", "prsanet", "concat")
+    )
+    assert (row["d_concat"], row["d_prsanet"]) == (
+        pytest.approx((ours - base).mean()),
+        pytest.approx((ours - full).mean()),
+    )
     assert row["cka"] == pytest.approx(np.mean([float(r["cka"]) for r in pick(runs, "plots", "prsanet-no-alignment")]))
-    assert row["js_final"] == pytest.approx(np.mean([r["js"].values[-1] for r in pick(runs, "plots", "prsanet-no-alignment")]))
+    assert row["js_final"] == pytest.approx(
+        np.mean([r["js"].values[-1] for r in pick(runs, "plots", "prsanet-no-alignment")])
+    )
 
 
 def test_sensitivity_is_paired_with_the_default_of_its_seeds():
@@ -168,7 +239,12 @@ def test_sensitivity_is_paired_with_the_default_of_its_seeds():
     other = [make_run(seed=s, overrides={"fusion": "sum"}) for s in (3, 4)]
     table = tables.sensitivity(tables.scores(default + varied + same + other))
     assert table[["parameter", "value", "n_seeds"]].to_numpy().tolist() == [
-        ["fusion", "sagf", 2], ["fusion", "sum", 2], ["lambda_p", "0.25", 3], ["lambda_p", "1", 3], ["lambda_p", "10", 3]]
+        ["fusion", "sagf", 2],
+        ["fusion", "sum", 2],
+        ["lambda_p", "0.25", 3],
+        ["lambda_p", "1", 3],
+        ["lambda_p", "10", 3],
+    ]
     rows = table.set_index("value")
     low, reference = (np.array([naive_oa(r) for r in part]) for part in (varied[3:], default[:3]))
     assert rows.loc["0.25", "d_oa"] == pytest.approx((low - reference).mean())
@@ -180,10 +256,28 @@ def test_sensitivity_is_paired_with_the_default_of_its_seeds():
 def test_datasets_and_complexity(world, scores):
     table = tables.datasets(*world)
     split = world[1]["plots"].values
-    assert table.iloc[1].tolist() == ["plots", "Invented plots", 0, "hsi 24; lidar 1; rgb 6", 60, 60, 8,
-                                      *((split == code).sum() for code in (1, 2, 3)), "blocks", "MIT"]
+    assert table.iloc[1].tolist() == [
+        "plots",
+        "Invented plots",
+        0,
+        "hsi 24; lidar 1; rgb 6",
+        60,
+        60,
+        8,
+        *((split == code).sum() for code in (1, 2, 3)),
+        "blocks",
+        "MIT",
+    ]
     cost = tables.complexity(scores)
-    assert cost["method"].tolist()[:7] == ["late", "concat", "concat+prm", "sagf", "prsanet", "prsanet-no-alignment", "prsanet-no-prototype"]
+    assert cost["method"].tolist()[:7] == [
+        "late",
+        "concat",
+        "concat+prm",
+        "sagf",
+        "prsanet",
+        "prsanet-no-alignment",
+        "prsanet-no-prototype",
+    ]
     assert cost.iloc[0].tolist() == ["sim-sar", "late", 41_400, 900_000, 50_000]
 
 
@@ -218,24 +312,46 @@ def test_readable_markdown_and_latex(tmp_path):
     row = ["a_b|c", 1, "concat", "study", 3, 81.24, 0.35, 80.0, np.nan, 0.5, 0.1, -0.0001, -0.04, 1.25]
     frame = pd.DataFrame([row], columns=tables.COLUMNS["accuracy"].split(","))
     text = tables.readable(frame)
-    assert text.iloc[0].tolist() == ["a_b|c", "yes", "concat", "study", "3", "81.2 ± 0.3", "80.0", "0.5 ± 0.1", "+0.0 [0.0, 1.2]"]
+    assert text.iloc[0].tolist() == [
+        "a_b|c",
+        "yes",
+        "concat",
+        "study",
+        "3",
+        "81.2 ± 0.3",
+        "80.0",
+        "0.5 ± 0.1",
+        "+0.0 [0.0, 1.2]",
+    ]
     assert "| a_b\\|c | yes |" in tables.markdown(text)
     assert r"a\_b|c & yes & concat & study & 3 & 81.2 $\pm$ 0.3 & 80.0 & 0.5 $\pm$ 0.1" in tables._latex(text)
 
 
 def test_tables_and_figures_need_no_torch():
     # the package's own __init__ offers `fit` and so loads torch; these modules must not need it themselves
-    code = ("import sys, types; package = sys.modules['prsa'] = types.ModuleType('prsa'); package.__path__ = [sys.argv[1]]; "
-            "import prsa.metrics, prsa.tables, prsa.plots, prsa.maps, prsa.published, prsa.claims, prsa.robustness, prsa.dial; sys.exit('torch' in sys.modules)")
+    code = (
+        "import sys, types; package = sys.modules['prsa'] = types.ModuleType('prsa'); package.__path__ = [sys.argv[1]]; "
+        "import prsa.metrics, prsa.tables, prsa.plots, prsa.maps, prsa.published, prsa.claims, prsa.robustness, prsa.dial; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code, str(Path(tables.__file__).parent)]).returncode == 0
 
 
 def test_runs_read_from_netcdf_give_the_same_tables(tmp_path):
-    runs = [make_run(method=method) for method in ("late", "concat", "prsanet")] + [make_run(overrides={"lambda_p": 3.0})]
+    runs = [make_run(method=method) for method in ("late", "concat", "prsanet")] + [
+        make_run(overrides={"lambda_p": 3.0})
+    ]
     read = []
     for run in runs:
         run.to_netcdf(tmp_path / "run.nc", engine="h5netcdf")
         read.append(xr.load_dataset(tmp_path / "run.nc", engine="h5netcdf"))
     first, second = tables.scores(runs), tables.scores(read)
-    for make in (tables.accuracy, tables.per_class, tables.ranking, tables.ablation, tables.imbalance, tables.sensitivity, tables.complexity):
+    for make in (
+        tables.accuracy,
+        tables.per_class,
+        tables.ranking,
+        tables.ablation,
+        tables.imbalance,
+        tables.sensitivity,
+        tables.complexity,
+    ):
         pd.testing.assert_frame_equal(make(second), make(first))

@@ -5,15 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import (
-    OWN,
-    SMALL,
-    assert_same_weights,
-    in_double,
-    make_scene,
-    make_trainer,
-    weights,
-)
+from tiny import OWN, SMALL, assert_same_weights, in_double, make_scene, make_trainer, weights
 
 from prsa import fit, predict_map, split_scene
 from prsa.config import METHODS, make_config
@@ -33,7 +25,9 @@ def assert_same_run(a, b):
     assert set(a.variables) == set(b.variables) and a.attrs.keys() == b.attrs.keys()
     for name in a.variables:
         np.testing.assert_array_equal(a[name].values, b[name].values, err_msg=name)
-    assert {k: v for k, v in a.attrs.items() if k not in TIMINGS} == {k: v for k, v in b.attrs.items() if k not in TIMINGS}
+    assert {k: v for k, v in a.attrs.items() if k not in TIMINGS} == {
+        k: v for k, v in b.attrs.items() if k not in TIMINGS
+    }
 
 
 def naive_epoch(trainer, streams, number, s):
@@ -44,19 +38,27 @@ def naive_epoch(trainer, streams, number, s):
     turn = torch.randint(8, (trainer.n_train,), generator=streams["symmetry"])
     size, rows = min(c.batch, trainer.n_train), []
     for b in range(trainer.n_train // size):
-        chosen = order[b * size:(b + 1) * size]
-        y, z = trainer.y[chosen], model.encode(trainer.patches.gather(chosen, turn[b * size:(b + 1) * size]))
+        chosen = order[b * size : (b + 1) * size]
+        y, z = trainer.y[chosen], model.encode(trainer.patches.gather(chosen, turn[b * size : (b + 1) * size]))
         model.bank.update(z.detach(), y)
         with torch.no_grad():
-            degree = torch.stack([model.bank.logits(z)[:, i].softmax(1).gather(1, y[:, None]).mean() for i in range(len(names))])
+            degree = torch.stack(
+                [model.bank.logits(z)[:, i].softmax(1).gather(1, y[:, None]).mean() for i in range(len(names))]
+            )
         s = degree if s is None else SMOOTHING * s + (1 - SMOOTHING) * degree
         one_hot = torch.eye(len(model.classes), dtype=z.dtype)[y]
         similarity = model.bank.similarity()
-        keep = torch.rand((size, model.fusion.size), generator=streams["dropout"]) >= c.dropout if c.dropout and model.fusion else 1
+        keep = (
+            torch.rand((size, model.fusion.size), generator=streams["dropout"]) >= c.dropout
+            if c.dropout and model.fusion
+            else 1
+        )
 
         def fused_loss(z, keep=keep, y=y):
             out = model.fusion(z)
-            return torch.nn.functional.cross_entropy(model.head(out["f"] * keep / (1 - c.dropout)) + out.get("bonus", 0), y)
+            return torch.nn.functional.cross_entropy(
+                model.head(out["f"] * keep / (1 - c.dropout)) + out.get("bonus", 0), y
+            )
 
         loss = {}
         if model.fusion is not None:
@@ -72,33 +74,54 @@ def naive_epoch(trainer, streams, number, s):
             soft = (similarity[i] / c.tau_t).softmax(1)[y]
             target = (1 - c.sigma) * one_hot + c.sigma * soft
             if S is not None:
-                loss["alignment"] = loss["alignment"] - c.lambda_sa / len(names) * (target * S[:, i].log_softmax(1)).sum(1).mean()
+                loss["alignment"] = (
+                    loss["alignment"] - c.lambda_sa / len(names) * (target * S[:, i].log_softmax(1)).sum(1).mean()
+                )
             if heads:
                 loss["auxiliary"] = loss["auxiliary"] + c.lambda_aux * torch.nn.functional.cross_entropy(heads[i], y)
             beta = min(max(float(s.max() / s[i]) - 1, 0), 1) if c.rebalance else 0
             weight = c.base + beta if c.lambda_p else 1  # without the term, its gradient is measured all the same
-            loss["prototype"] = loss["prototype"] - weight * (target * model.bank.logits(z)[:, i].log_softmax(1)).sum(1).mean()
+            loss["prototype"] = (
+                loss["prototype"] - weight * (target * model.bank.logits(z)[:, i].log_softmax(1)).sum(1).mean()
+            )
         against = loss["auxiliary"] if c.fusion == "late" else fused_loss(z)
         ours, theirs = (torch.autograd.grad(v, z, retain_graph=True)[0] for v in (loss["prototype"], against))
-        cosine = torch.stack([(ours[:, i] * theirs[:, i]).sum() / ours[:, i].norm() / theirs[:, i].norm() for i in range(len(names))])
+        cosine = torch.stack(
+            [(ours[:, i] * theirs[:, i]).sum() / ours[:, i].norm() / theirs[:, i].norm() for i in range(len(names))]
+        )
         cosine = cosine.nan_to_num()  # a modality without any push has no prototype gradient
         trainer.optimizer.zero_grad()
         sum(value * (c.lambda_p if name == "prototype" else 1) for name, value in loss.items()).backward()
-        norm = [torch.sqrt(sum((p.grad ** 2).sum() for p in model.encoders[m].parameters())) for m in names]
+        norm = [torch.sqrt(sum((p.grad**2).sum() for p in model.encoders[m].parameters())) for m in names]
         trainer.optimizer.step()
         trainer.schedule.step()
-        rows.append({"loss": {k: v.item() for k, v in loss.items()}, "grad_norm": torch.stack(norm), "grad_cosine": cosine})
+        rows.append(
+            {"loss": {k: v.item() for k, v in loss.items()}, "grad_norm": torch.stack(norm), "grad_cosine": cosine}
+        )
     record = {key: torch.stack([r[key] for r in rows]).mean(0) for key in ("grad_norm", "grad_cosine")} | {"s": s}
     record["loss"] = {k: np.mean([r["loss"][k] for r in rows]) for k in rows[0]["loss"]}
     return record
 
 
 VARIANTS = [(method, {}) for method in OWN] + [
-    ("prsanet", {"lambda_p": 0.7, "lambda_sa": 0.6, "lambda_aux": 0.5, "base": 0.5, "sigma": 0.3, "phase": 0.0, "dropout": 0.0, "rounds": 2}),
+    (
+        "prsanet",
+        {
+            "lambda_p": 0.7,
+            "lambda_sa": 0.6,
+            "lambda_aux": 0.5,
+            "base": 0.5,
+            "sigma": 0.3,
+            "phase": 0.0,
+            "dropout": 0.0,
+            "rounds": 2,
+        },
+    ),
     ("prsanet", {"lambda_p": 2.0, "base": 0.0, "lambda_aux": 1.0, "phase": 0.5, "dropout": 0.0}),
     ("prsanet", {"lambda_p": 1.0, "metric": "euclidean", "phase": 1.0, "dropout": 0.0, "lambda_sa": 1.0}),
     ("prsanet", {"lambda_p": 1.0, "rebalance": False, "dropout": 0.4, "phase": 0.5, "lambda_aux": 0.2}),
-    ("concat+prm", {"fusion": "attention", "dropout": 0.2, "phase": 0.0}), ("concat+prm", {"fusion": "gated", "dropout": 0.0, "phase": 0.0}),
+    ("concat+prm", {"fusion": "attention", "dropout": 0.2, "phase": 0.0}),
+    ("concat+prm", {"fusion": "gated", "dropout": 0.0, "phase": 0.0}),
 ]
 
 
@@ -108,7 +131,9 @@ def test_two_epochs_equal_one_backward_pass_written_again(request, kind, method,
     scene, seed = request.getfixturevalue(kind), 4
     split = split_scene(scene, "random")
     ours, other = (in_double(make_trainer(scene, method, seed, split, batch=48, **options)) for _ in range(2))
-    streams = {name: torch.Generator().manual_seed(stream_seed(seed, name)) for name in ("order", "symmetry", "dropout")}
+    streams = {
+        name: torch.Generator().manual_seed(stream_seed(seed, name)) for name in ("order", "symmetry", "dropout")
+    }
     s = None
     for number in (1, 2):
         record = ours.epoch(number)
@@ -124,7 +149,9 @@ def test_two_epochs_equal_one_backward_pass_written_again(request, kind, method,
             else:
                 assert np.isnan(told[term]), f"{term} is off and has no loss"
     for name, value in weights(ours.model).items():
-        torch.testing.assert_close(value, other.model.state_dict()[name], rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            value, other.model.state_dict()[name], rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("method", ["prsanet", "late"])
@@ -162,8 +189,10 @@ def test_no_method_changes_the_batches_or_their_augmentation(two):
         drawn[method, *options] = calls
     first, *others = drawn.values()
     assert len(first) == trainer.batches * trainer.epochs and all(calls == first for calls in others)
-    index = sum((i for i, _ in first[:trainer.batches]), [])
-    assert len(set(index)) == len(index) > trainer.n_train - trainer.config.batch, "an epoch shows every pixel at most once"
+    index = sum((i for i, _ in first[: trainer.batches]), [])
+    assert len(set(index)) == len(index) > trainer.n_train - trainer.config.batch, (
+        "an epoch shows every pixel at most once"
+    )
     assert {s for _, symmetry in first for s in symmetry} == set(range(8))
 
 
@@ -207,8 +236,13 @@ def test_in_the_independent_phase_branches_learn_as_if_alone(three):
 def test_history_says_what_happened(three, method):
     run, model = tiny_fit(three, method, epochs=3)
     c = model.config
-    on = {"fused": c.fusion != "late", "alignment": c.lambda_sa > 0 and c.fusion == "sagf", "prototype": c.lambda_p > 0,
-          "auxiliary": c.lambda_aux > 0, "rebalancing": False}
+    on = {
+        "fused": c.fusion != "late",
+        "alignment": c.lambda_sa > 0 and c.fusion == "sagf",
+        "prototype": c.lambda_p > 0,
+        "auxiliary": c.lambda_aux > 0,
+        "rebalancing": False,
+    }
     for term in TERMS:
         values = run["loss"].sel(term=term).values
         assert np.isfinite(values).all() if on[term] else np.isnan(values).all(), term
@@ -221,7 +255,9 @@ def test_history_says_what_happened(three, method):
     assert (run["grad_norm"] > 0).all() and (abs(run["grad_cosine"]) <= 1 + 1e-6).all()
     assert ((run["js"] >= 0) & (run["js"] <= np.log(3))).all()
     assert np.isfinite(run["branch_accuracy"]).all() and ((run["accuracy"] >= 0) & (run["accuracy"] <= 1)).all()
-    assert run["epoch"].values.tolist() == [1, 2, 3] and run.attrs["epoch_used"] == (3 if c.epoch_choice == "final" else run.attrs["epoch_used"])
+    assert run["epoch"].values.tolist() == [1, 2, 3] and run.attrs["epoch_used"] == (
+        3 if c.epoch_choice == "final" else run.attrs["epoch_used"]
+    )
 
 
 def test_learning_happens(two):
@@ -242,7 +278,9 @@ def test_validation_record_is_the_accuracy_of_the_model_on_validation_pixels(two
     y = trainer.y[held]
     assert record["accuracy"][1] == pytest.approx((out["logits"].argmax(1) == y).double().mean().item())
     for i in range(2):
-        assert record["branch_accuracy"][1, i] == pytest.approx((out["prototype"][:, i].argmax(1) == y).double().mean().item())
+        assert record["branch_accuracy"][1, i] == pytest.approx(
+            (out["prototype"][:, i].argmax(1) == y).double().mean().item()
+        )
         probe = out["z"][:, i] @ trainer.shadow.weight[i] + trainer.shadow.bias[i]
         assert record["probe_accuracy"][1, i] == pytest.approx((probe.argmax(1) == y).double().mean().item())
 
@@ -265,7 +303,7 @@ def test_values_outside_training_windows_do_not_reach_the_weights(three):
     split = split_scene(three, "blocks", radius=radius)
     windows = np.zeros(split.shape, bool)
     for y, x in np.argwhere(split.values == TRAIN):
-        windows[max(y - radius, 0):y + radius + 1, max(x - radius, 0):x + radius + 1] = True
+        windows[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1] = True
     assert (~windows).sum() > 300 and not windows[split.values == TEST].any()
     changed, rng = three.copy(deep=True), np.random.default_rng(0)
     for m in ("hsi", "sar", "dsm"):
@@ -275,11 +313,17 @@ def test_values_outside_training_windows_do_not_reach_the_weights(three):
         assert_same_weights(weights(first), weights(second), method)
 
 
-@pytest.mark.parametrize("told, best", [([0.2, 0.9, 0.5, 0.1], 2), ([0.3, 0.3, 0.3, 0.3], 1), ([0.1, 0.2, 0.3, 0.4], 4)])
+@pytest.mark.parametrize(
+    "told, best", [([0.2, 0.9, 0.5, 0.1], 2), ([0.3, 0.3, 0.3, 0.3], 1), ([0.1, 0.2, 0.3, 0.4], 4)]
+)
 def test_validation_chooses_the_epoch(two, monkeypatch, told, best):
     trainer, seen = make_trainer(two, epochs=4, batch=64, epoch_choice="validation"), {}
     script = iter(told)
-    monkeypatch.setattr(trainer, "validate", lambda: {"accuracy": next(script), "branch_accuracy": np.zeros(2), "probe_accuracy": np.zeros(2)})
+    monkeypatch.setattr(
+        trainer,
+        "validate",
+        lambda: {"accuracy": next(script), "branch_accuracy": np.zeros(2), "probe_accuracy": np.zeros(2)},
+    )
     chosen = trainer.run(lambda number, record: seen.update({number: weights(trainer.model)}))
     assert chosen == best
     assert_same_weights(weights(trainer.model), seen[best])
@@ -289,7 +333,11 @@ def test_validation_chooses_the_epoch(two, monkeypatch, told, best):
 
 def test_the_final_epoch_is_used_otherwise(two):
     trainer, seen = make_trainer(two, epochs=3, epoch_choice="final"), {}
-    assert trainer.run(lambda number, record: seen.update({number: weights(trainer.model)})) == 3 and list(seen) == [1, 2, 3]
+    assert trainer.run(lambda number, record: seen.update({number: weights(trainer.model)})) == 3 and list(seen) == [
+        1,
+        2,
+        3,
+    ]
     assert_same_weights(weights(trainer.model), seen[3])
 
 
@@ -299,7 +347,10 @@ def test_the_number_of_steps_is_capped(two):
     trainer.run()
     assert len(trainer.history) == trainer.epochs == int(np.ceil(25 / trainer.batches)) < 9
     assert trainer.optimizer.param_groups[0]["lr"] < 0.01 * trainer.config.lr, "the schedule ends with the training"
-    assert make_trainer(two, epochs=9, max_steps=0).epochs == 9 and make_trainer(two, epochs=2, max_steps=10_000).epochs == 2
+    assert (
+        make_trainer(two, epochs=9, max_steps=0).epochs == 9
+        and make_trainer(two, epochs=2, max_steps=10_000).epochs == 2
+    )
 
 
 @pytest.mark.parametrize("method", [name for name, changed in METHODS.items() if not changed.get("classifier")])
@@ -307,7 +358,11 @@ def test_without_validation_pixels(two, method):
     split = split_scene(two, "random")
     split.values[split.values == VAL] = 0
     run, _ = tiny_fit(two, method, split, epoch_choice="validation")
-    assert run.attrs["n_val"] == 0 and run.attrs["epoch_used"] == SMALL["epochs"] and np.isfinite(run["accuracy"].sel(watched="train")).all()
+    assert (
+        run.attrs["n_val"] == 0
+        and run.attrs["epoch_used"] == SMALL["epochs"]
+        and np.isfinite(run["accuracy"].sel(watched="train")).all()
+    )
     for name in ("accuracy", "branch_accuracy", "probe_accuracy"):
         assert np.isnan(run[name].sel(watched="val")).all(), name
 
@@ -354,17 +409,30 @@ def test_a_split_that_leaks_into_the_window_is_refused(two):
 
 def test_defaults_of_fit(three):
     run, _ = fit(three, split=split_scene(three), preset="quick", width=4, features=4, epochs=1)
-    assert run.attrs["method"] == "prsanet" and run.attrs["seed"] == 0 and run.attrs["split_kind"] == "blocks" and run.attrs["preset"] == "quick"
+    assert (
+        run.attrs["method"] == "prsanet"
+        and run.attrs["seed"] == 0
+        and run.attrs["split_kind"] == "blocks"
+        and run.attrs["preset"] == "quick"
+    )
     run, _ = fit(three, "concat", preset="quick", patch=11, width=4, features=4, epochs=1)
-    assert run.attrs["split_hash"] == split_scene(three, "auto", 0, radius=5).attrs["hash"], "the split follows the patch"
+    assert run.attrs["split_hash"] == split_scene(three, "auto", 0, radius=5).attrs["hash"], (
+        "the split follows the patch"
+    )
     assert run.attrs["variant"] == "epochs=1,features=4,patch=11,width=4"
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda s: fit(s, "nope"), "unknown method 'nope'"), (lambda s: fit(s, "dsm"), "unknown method 'dsm'"),
-    (lambda s: fit(s, preset="nope"), "unknown preset"), (lambda s: fit(s, epocs=3), "unknown setting 'epocs'"),
-    (lambda s: fit(s, device="nonsense"), "device 'nonsense' is not usable.*DEVICE=auto"), (lambda s: pick_device("cuda:99"), "DEVICE=cpu"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda s: fit(s, "nope"), "unknown method 'nope'"),
+        (lambda s: fit(s, "dsm"), "unknown method 'dsm'"),
+        (lambda s: fit(s, preset="nope"), "unknown preset"),
+        (lambda s: fit(s, epocs=3), "unknown setting 'epocs'"),
+        (lambda s: fit(s, device="nonsense"), "device 'nonsense' is not usable.*DEVICE=auto"),
+        (lambda s: pick_device("cuda:99"), "DEVICE=cpu"),
+    ],
+)
 def test_errors_of_fit(two, call, message):
     with pytest.raises(PrsaError, match=message):
         call(two)
@@ -383,15 +451,26 @@ def test_statistics_come_from_training_pixels_only():
 
 
 def test_mixed_precision_trains_the_encoders_in_bfloat16_and_nothing_else(two, monkeypatch):
-    trainer, plain = (Trainer(two, split_scene(two, radius=2), make_config("prsanet", "quick", **SMALL), 0, torch.device("cpu"), mixed=m) for m in (True, False))
+    trainer, plain = (
+        Trainer(
+            two, split_scene(two, radius=2), make_config("prsanet", "quick", **SMALL), 0, torch.device("cpu"), mixed=m
+        )
+        for m in (True, False)
+    )
     seen = []
     hook = trainer.model.encoders["hsi"].layers[0].register_forward_hook(lambda layer, x, out: seen.append(out.dtype))
     trainer.run(), plain.run()
     hook.remove()
-    assert seen[0] == torch.bfloat16 and seen[-1] == torch.float32 and {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert (
+        seen[0] == torch.bfloat16
+        and seen[-1] == torch.float32
+        and {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    )
     assert all(value.dtype != torch.bfloat16 for value in weights(trainer.model).values())
     ours, theirs = trainer.model.head.weight, plain.model.head.weight
-    assert not torch.equal(ours, theirs) and (ours - theirs).abs().max() < 0.2 * theirs.abs().max()  # rounding, not another network
+    assert (
+        not torch.equal(ours, theirs) and (ours - theirs).abs().max() < 0.2 * theirs.abs().max()
+    )  # rounding, not another network
 
 
 def test_a_mixed_run_never_passes_for_one_of_the_study(two):

@@ -23,15 +23,24 @@ def fake_run(right_val, right_test):
     counts = np.zeros((1, 3, 2, 2), int)
     for part, right in enumerate((0, right_val, right_test)):
         counts[0, part] = [[right, 100 - right], [0, 0]]
-    return xr.Dataset({"confusion": (("head", "part", "class", "predicted"), counts)}, coords={"head": ["fused"], "part": ["train", "val", "test"]})
+    return xr.Dataset(
+        {"confusion": (("head", "part", "class", "predicted"), counts)},
+        coords={"head": ["fused"], "part": ["train", "val", "test"]},
+    )
 
 
 def test_the_highest_validation_accuracy_is_chosen_and_the_test_is_not_looked_at(monkeypatch):
     monkeypatch.setattr(tuning, "SCENES", ("a", "b"))
     monkeypatch.setattr(tuning, "TRIALS", {"prsanet": ("lambda_p", (0.3, 1.0, 3.0))})
-    runs = [fake_run(*pair) for pair in ((50, 99), (70, 10), (60, 60), (60, 99), (44, 10), (54, 60))]  # means 55, 57, 57
+    runs = [
+        fake_run(*pair) for pair in ((50, 99), (70, 10), (60, 60), (60, 99), (44, 10), (54, 60))
+    ]  # means 55, 57, 57
     table = tuning.table(runs, tuning.specs())
-    assert list(table["val_oa"]) == [55.0, 57.0, 57.0] and list(table["chosen"]) == [0, 1, 0] and list(table["in_use"]) == [1, 0, 0]
+    assert (
+        list(table["val_oa"]) == [55.0, 57.0, 57.0]
+        and list(table["chosen"]) == [0, 1, 0]
+        and list(table["in_use"]) == [1, 0, 0]
+    )
     assert list(table["n_scenes"]) == [2, 2, 2]
 
 

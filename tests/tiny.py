@@ -14,33 +14,56 @@ from prsa.training.loop import Trainer
 
 BANDS = {"hsi": 6, "sar": 2, "dsm": 1}
 CLASSES = ["water", "forest", "field", "roof"]
-OWN = tuple(m for m in (*STUDY, *ABLATIONS, "aux") if "rule" not in METHODS[m])  # methods under the default rule, which the tests of the loop write out again
-SMALL = {"patch": 5, "width": 6, "features": 5, "epochs": 2, "batch": 32}  # settings of a run that takes a fraction of a second
+OWN = tuple(
+    m for m in (*STUDY, *ABLATIONS, "aux") if "rule" not in METHODS[m]
+)  # methods under the default rule, which the tests of the loop write out again
+SMALL = {
+    "patch": 5,
+    "width": 6,
+    "features": 5,
+    "epochs": 2,
+    "batch": 32,
+}  # settings of a run that takes a fraction of a second
 
 
 def make_scene(modalities=("hsi", "sar"), shape=(40, 48), parcel=4, seed=0, noise=1.0, name="tiny", **rasters):
     """Square parcels of four classes, a tenth of the pixels unlabelled; every modality sees the classes through noise."""
     rng = np.random.default_rng(seed)
     field = rng.integers(1, len(CLASSES) + 1, (-(-shape[0] // parcel), -(-shape[1] // parcel)))
-    cover = np.kron(field, np.ones((parcel, parcel), int))[:shape[0], :shape[1]]
+    cover = np.kron(field, np.ones((parcel, parcel), int))[: shape[0], : shape[1]]
     label = np.where(rng.random(shape) < 0.1, 0, cover).astype(np.int16)
     data = {}
     for m in modalities:
         levels = rng.normal(size=(BANDS[m], len(CLASSES) + 1))
         values = levels[:, cover] + noise * rng.normal(size=(BANDS[m], *shape))
-        data[m] = (f"{m}_band", "y", "x"), (3 * values + 10).astype(np.float32), {"kind": m, "units": "1", "long_name": f"invented {m}"}
+        data[m] = (
+            (f"{m}_band", "y", "x"),
+            (3 * values + 10).astype(np.float32),
+            {"kind": m, "units": "1", "long_name": f"invented {m}"},
+        )
     data["label"] = ("y", "x"), label
     for raster, values in rasters.items():
         data[raster] = ("y", "x"), np.asarray(values, np.int8)
-    attrs = {"schema": "prsa-scene-1", "title": "Tiny invented scene", "class_names": json.dumps(CLASSES), "license": "MIT",
-             "citation": "none", "simulated": 1, "name": name}
+    attrs = {
+        "schema": "prsa-scene-1",
+        "title": "Tiny invented scene",
+        "class_names": json.dumps(CLASSES),
+        "license": "MIT",
+        "citation": "none",
+        "simulated": 1,
+        "name": name,
+    }
     return xr.Dataset(data, attrs=attrs)
 
 
 def make_trainer(scene, method="prsanet", seed=0, split=None, only=None, **overrides):
     """A `Trainer` as `fit` makes it, before its first epoch."""
     config = make_config(method, "quick", **(SMALL | overrides))
-    split = split_scene(scene, "blocks", radius=max(config.patches([str(m) for m in BANDS if m in scene]).values()) // 2) if split is None else split
+    split = (
+        split_scene(scene, "blocks", radius=max(config.patches([str(m) for m in BANDS if m in scene]).values()) // 2)
+        if split is None
+        else split
+    )
     return Trainer(scene, split, config, seed, torch.device("cpu"), only)
 
 
@@ -62,7 +85,9 @@ def assert_same_weights(a, b, what=""):
     """Bit for bit, NaN not allowed."""
     assert a.keys() == b.keys()
     for name in a:
-        assert torch.equal(a[name], b[name]), f"{what} {name} differs by {(a[name].double() - b[name].double()).abs().max():.2e}"
+        assert torch.equal(a[name], b[name]), (
+            f"{what} {name} differs by {(a[name].double() - b[name].double()).abs().max():.2e}"
+        )
 
 
 def every_patch(model, scene):

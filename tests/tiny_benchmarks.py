@@ -14,10 +14,27 @@ from prsa.data.benchmarks import BENCHMARKS
 
 GRID = (14, 23)  # rows, columns: different, so that a transposed raster does not pass
 BANDS = 6
-TYPES = {"houston2013": ("uint16", "float32"), "augsburg": ("uint16", "float64"), "berlin": ("float64", "float64"), "trento": ("float32", "float32"),
-         "muufl": ("float64", "float64"), "houston2018": ("uint16", "float32")}
-SHADOW_FIRST = ["trees", "mostly_grass", "mixed ground surface", "dirt and sand", "road", "water", "building shadow", "buildings", "sidewalk",
-                "yellow curb", "cloth panels (targets)"]
+TYPES = {
+    "houston2013": ("uint16", "float32"),
+    "augsburg": ("uint16", "float64"),
+    "berlin": ("float64", "float64"),
+    "trento": ("float32", "float32"),
+    "muufl": ("float64", "float64"),
+    "houston2018": ("uint16", "float32"),
+}
+SHADOW_FIRST = [
+    "trees",
+    "mostly_grass",
+    "mixed ground surface",
+    "dirt and sand",
+    "road",
+    "water",
+    "building shadow",
+    "buildings",
+    "sidewalk",
+    "yellow curb",
+    "cloth panels (targets)",
+]
 
 
 def save_v73(path: Path, variables: dict) -> None:
@@ -26,7 +43,9 @@ def save_v73(path: Path, variables: dict) -> None:
         for key, values in variables.items():
             file[key] = np.asarray(values).T
     with open(path, "r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(116) + bytes(8) + (0x0200).to_bytes(2, "little") + b"IM")
+        file.write(
+            b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(116) + bytes(8) + (0x0200).to_bytes(2, "little") + b"IM"
+        )
 
 
 def _labels(k: int, rng):
@@ -56,8 +75,13 @@ def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int
         raw = rng.uniform(0, 4000 if kind == "uint16" else 1, (*GRID, sensor.bands)).astype(kind)
         values[m] = raw
     label, split = _labels(k, rng)
-    truth = {"values": {m: np.moveaxis(v, 2, 0).astype(np.float32)[:v.shape[2] - sensors[m].surplus] for m, v in values.items()},
-             "label": label.astype(int), "split": split}
+    truth = {
+        "values": {
+            m: np.moveaxis(v, 2, 0).astype(np.float32)[: v.shape[2] - sensors[m].surplus] for m, v in values.items()
+        },
+        "label": label.astype(int),
+        "split": split,
+    }
     if spoil == "shape":
         values["hsi"] = values["hsi"].transpose(1, 0, 2)
     if spoil == "label":
@@ -66,11 +90,22 @@ def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int
     member, content = bench.members, {}
 
     if name == "muufl":
-        scene_labels = {"labels": np.where(label > 0, label.astype(float), -1.0), "Materials_Type": np.array(SHADOW_FIRST, dtype=object)[:, None]}
-        lidar = np.zeros((1, 2), dtype=[("x", object), ("y", object), ("z", object), ("info", object)])  # a struct array, two flights
+        scene_labels = {
+            "labels": np.where(label > 0, label.astype(float), -1.0),
+            "Materials_Type": np.array(SHADOW_FIRST, dtype=object)[:, None],
+        }
+        lidar = np.zeros(
+            (1, 2), dtype=[("x", object), ("y", object), ("z", object), ("info", object)]
+        )  # a struct array, two flights
         for flight in range(2):
             lidar[0, flight]["z"] = values["lidar"] + 100 * flight
-        struct = {"info": {"wavelength": np.linspace(405.0, 1005.0, BANDS)}, "Data": values["hsi"], "Lidar": lidar, "sceneLabels": scene_labels, "RGB": np.zeros((*GRID, 3))}
+        struct = {
+            "info": {"wavelength": np.linspace(405.0, 1005.0, BANDS)},
+            "Data": values["hsi"],
+            "Lidar": lidar,
+            "sceneLabels": scene_labels,
+            "RGB": np.zeros((*GRID, 3)),
+        }
         content["scene"] = {"hsi": struct}
     else:
         content = {m: {member[m].keys[0]: v} for m, v in flat.items()}
@@ -106,15 +141,20 @@ def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int
         for role in content:
             out.write(unpacked / member[role].path, member[role].path)
 
-    counts = [tuple(np.bincount(label[split == code], minlength=k + 1)[1:k + 1].tolist()) for code in (1, 2)]
+    counts = [tuple(np.bincount(label[split == code], minlength=k + 1)[1 : k + 1].tolist()) for code in (1, 2)]
     known = {"train": counts[0], "test": counts[1]} if "index" in member or "train" in member else {}
     if isinstance(bench.train, int):
         known = {key: sum(n) for key, n in known.items()}
     if bench.labelled:
-        known = {"labelled": tuple(np.bincount(label.ravel(), minlength=k + 1)[1:k + 1].tolist())}
+        known = {"labelled": tuple(np.bincount(label.ravel(), minlength=k + 1)[1 : k + 1].tolist())}
     tiny = dataclasses.replace(
-        bench, grid=GRID, sensors=sensors, sha256=hashlib.sha256(archive.read_bytes()).hexdigest(), **known,
-        members={role: dataclasses.replace(m, sha256=m.sha256 and hashes[role]) for role, m in member.items()})
+        bench,
+        grid=GRID,
+        sensors=sensors,
+        sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
+        **known,
+        members={role: dataclasses.replace(m, sha256=m.sha256 and hashes[role]) for role, m in member.items()},
+    )
     truth["classes"] = SHADOW_FIRST if name == "muufl" else list(bench.classes)
     return tiny, truth, archive
 

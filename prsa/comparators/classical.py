@@ -23,7 +23,9 @@ from ..data.patches import band_statistics, normalise, reflect_index
 from ..data.scene import class_names, modalities
 from ..data.splits import TRAIN, VAL, check_reach, evenly
 
-COMPONENTS = 4  # spatial features are of this many principal components of a modality, or of its bands when it has no more
+COMPONENTS = (
+    4  # spatial features are of this many principal components of a modality, or of its bands when it has no more
+)
 GRID_PIXELS = 2000  # training and validation pixels, at most, that choose the grid point
 CELLS = 2**23  # pixels x features held at once while predicting: below half a gigabyte with all copies
 
@@ -77,7 +79,9 @@ def class_probabilities(estimator, x: np.ndarray, n_classes: int) -> np.ndarray:
         p = estimator.predict_proba(x)
     else:
         decision = estimator.decision_function(x)
-        p = special.softmax(decision if decision.ndim == 2 else np.stack([np.zeros_like(decision), decision], 1), axis=1)
+        p = special.softmax(
+            decision if decision.ndim == 2 else np.stack([np.zeros_like(decision), decision], 1), axis=1
+        )
     everything = np.zeros((len(x), n_classes), np.float32)
     everything[:, estimator.classes_ - 1] = p
     return everything
@@ -101,17 +105,23 @@ class Classifier:
             check_reach(split, self.sides)
         train, label, part = split.values == TRAIN, scene["label"].values.ravel().astype(np.int64), split.values.ravel()
         self._statistics = {m: tuple(map(torch.from_numpy, band_statistics(scene, m, train))) for m in self.modalities}
-        self._axes = {m: self._principal_axes(scene[m].values[:, train], m) for m in self.modalities} if config.spatial else {}
+        self._axes = (
+            {m: self._principal_axes(scene[m].values[:, train], m) for m in self.modalities} if config.spatial else {}
+        )
         pixels, held = np.flatnonzero(part == TRAIN), evenly(np.flatnonzero(part == VAL), GRID_PIXELS)
         x, y = self._features_of(scene, pixels), label[pixels]
         estimator, grid = named("classifier", config.classifier)(seed) if np.ptp(y) else (DummyClassifier(), {})
         points = list(ParameterGrid(grid))
         self.point = points[0]
         if len(held) and len(points) > 1:
-            few = evenly(np.argsort(y, kind="stable"), GRID_PIXELS)  # in the order of the classes: of every one its share
+            few = evenly(
+                np.argsort(y, kind="stable"), GRID_PIXELS
+            )  # in the order of the classes: of every one its share
             x_held, k = self._features_of(scene, held), len(self.classes)
             tried = (clone(estimator).set_params(**point).fit(x[few], y[few]) for point in points)
-            self.point = points[np.argmax([(class_probabilities(e, x_held, k).argmax(1) + 1 == label[held]).mean() for e in tried])]
+            self.point = points[
+                np.argmax([(class_probabilities(e, x_held, k).argmax(1) + 1 == label[held]).mean() for e in tried])
+            ]
         self.estimator = clone(estimator).set_params(**self.point).fit(x, y)
 
     def _principal_axes(self, values: np.ndarray, m: str) -> np.ndarray:
@@ -119,18 +129,23 @@ class Classifier:
         if self.bands[m] <= COMPONENTS:
             return np.eye(self.bands[m])
         values = normalise(torch.from_numpy(values.T), *self._statistics[m]).double().numpy()
-        axes = np.linalg.eigh(values.T @ values).eigenvectors[:, :-COMPONENTS - 1:-1]
-        return axes * np.where(axes.sum(0) < 0, -1, 1)  # the sign of an axis is free: fixed, as opening and closing differ by it
+        axes = np.linalg.eigh(values.T @ values).eigenvectors[:, : -COMPONENTS - 1 : -1]
+        return axes * np.where(
+            axes.sum(0) < 0, -1, 1
+        )  # the sign of an axis is free: fixed, as opening and closing differ by it
 
     def features(self, scene: xr.Dataset, start: int, stop: int) -> np.ndarray:
         """Features of all pixels of the rows start..stop-1: (stop - start, width, F) float32; the scene goes on by reflection at its border."""
         found = []
         for m in self.modalities:
             r = self.sides[m] // 2 if self.config.spatial else 0
-            rows, cols = reflect_index(start - r, stop + r, scene.sizes["y"]), reflect_index(-r, scene.sizes["x"] + r, scene.sizes["x"])
+            rows, cols = (
+                reflect_index(start - r, stop + r, scene.sizes["y"]),
+                reflect_index(-r, scene.sizes["x"] + r, scene.sizes["x"]),
+            )
             block = torch.from_numpy(scene[m].values[:, rows[:, None], cols]).permute(1, 2, 0)
             block = normalise(block, *self._statistics[m]).numpy()
-            found.append(block[r:len(rows) - r, r:len(cols) - r])
+            found.append(block[r : len(rows) - r, r : len(cols) - r])
             if self.config.spatial:
                 found.append(spatial_features(block @ self._axes[m], self.sides[m]))
         return np.concatenate(found, axis=2)
@@ -143,7 +158,10 @@ class Classifier:
         for start in range(0, height, size):
             part = pixels[slice(*np.searchsorted(pixels, (start * width, (start + size) * width)))]
             if len(part):
-                yield part, self.features(scene, start, min(start + size, height)).reshape(-1, count)[part - start * width]
+                yield (
+                    part,
+                    self.features(scene, start, min(start + size, height)).reshape(-1, count)[part - start * width],
+                )
 
     def _features_of(self, scene: xr.Dataset, pixels: np.ndarray) -> np.ndarray:
         """Features (n, F) of ascending pixels."""

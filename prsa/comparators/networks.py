@@ -31,14 +31,18 @@ GATHERED, CHUNK = 4096, 256  # patches kept and predicted at a time
 class Network(nn.Module):
     """Base: a network of co-registered patches. Subclasses write `build` and `forward`, and `terms` when their loss has further parts."""
 
-    def __init__(self, bands: dict[str, int], classes: list[str], config: Config, seed: int = 0, statistics: dict | None = None):
+    def __init__(
+        self, bands: dict[str, int], classes: list[str], config: Config, seed: int = 0, statistics: dict | None = None
+    ):
         """``bands``: modality -> number of bands, at least two; ``statistics``: modality -> (mean, std) per band, kept as buffers.
 
         Raises `PrsaError` for a single modality and for a patch that `Config.patches` refuses."""
         super().__init__()
         if len(bands) < 2:
-            raise PrsaError(f"{type(self).__name__} fuses modalities: expected two or more, got {list(bands)}. "
-                            "Fix: a scene with a second modality, or the method named like the modality, which trains it alone.")
+            raise PrsaError(
+                f"{type(self).__name__} fuses modalities: expected two or more, got {list(bands)}. "
+                "Fix: a scene with a second modality, or the method named like the modality, which trains it alone."
+            )
         self.config, self.bands, self.classes = config, dict(bands), list(classes)
         self.modalities = list(bands)
         self.sides = config.patches(self.modalities)
@@ -84,7 +88,7 @@ class Network(nn.Module):
         device = self.get_buffer(f"mean_{self.modalities[0]}").device
         statistics = {m: tuple(s.cpu() for s in pair) for m, pair in self.statistics().items()}
         for start in range(0, len(centres), GATHERED):
-            part = centres[start:start + GATHERED]
+            part = centres[start : start + GATHERED]
             source = PatchSource(scene, self.sides, statistics, part, device)
             chunks = torch.arange(len(part), device=device).split(CHUNK)
             yield part, torch.cat([self(source.gather(chunk))["logits"].softmax(1) for chunk in chunks]).cpu().numpy()
@@ -93,12 +97,16 @@ class Network(nn.Module):
 def dense(inputs: int, *outputs: int) -> nn.Sequential:
     """Fully connected layers of the given sizes, each with batch norm and ReLU: (B, inputs) -> (B, outputs[-1])."""
     sizes = zip((inputs, *outputs), outputs)
-    return nn.Sequential(*(layer for a, b in sizes for layer in (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU())))
+    return nn.Sequential(
+        *(layer for a, b in sizes for layer in (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()))
+    )
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Convolution with zero padding that keeps the window, batch norm, activation: (B, inputs, p, p) -> (B, outputs, p, p)."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), activation())
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), activation()
+    )
 
 
 class EndNet(Network):
@@ -121,15 +129,29 @@ class EndNet(Network):
         self.encoders = nn.ModuleDict({m: dense(n, 16, 32, 64, 128) for m, n in self.bands.items()})
         self.fuse = dense(128 * len(self.bands), 128)
         self.head = nn.Sequential(dense(128, 64), nn.Linear(64, len(self.classes)))
-        self.decoders = nn.ModuleDict({m: nn.Sequential(nn.Linear(128, 64), nn.Sigmoid(), nn.Linear(64, 32), nn.Sigmoid(), nn.Linear(32, 16),
-                                                        nn.Sigmoid(), nn.Linear(16, n)) for m, n in self.bands.items()})
+        self.decoders = nn.ModuleDict(
+            {
+                m: nn.Sequential(
+                    nn.Linear(128, 64),
+                    nn.Sigmoid(),
+                    nn.Linear(64, 32),
+                    nn.Sigmoid(),
+                    nn.Linear(32, 16),
+                    nn.Sigmoid(),
+                    nn.Linear(16, n),
+                )
+                for m, n in self.bands.items()
+            }
+        )
 
     def centre(self, x: dict[str, torch.Tensor], m: str) -> torch.Tensor:
         """x[m] (B, C_m, p, p) -> its centre pixel (B, C_m)."""
         return x[m][:, :, self.sides[m] // 2, self.sides[m] // 2]
 
     def forward(self, x):
-        fused = self.fuse(torch.cat([encoder(self.centre(x, m)) for m, encoder in self.encoders.items()], dim=1))  # (B, 128)
+        fused = self.fuse(
+            torch.cat([encoder(self.centre(x, m)) for m, encoder in self.encoders.items()], dim=1)
+        )  # (B, 128)
         return {"logits": self.head(fused), "fused": fused}
 
     def terms(self, out, x, y):
@@ -164,7 +186,10 @@ class CoupledCNN(Network):
         for m, n in self.bands.items():
             project = [nn.Conv2d(n, self.COMPONENTS, 1, bias=False)] if n > self.COMPONENTS else []
             self.first[m] = nn.Sequential(*project, conv(min(n, self.COMPONENTS), 32))
-        self.second, self.third = nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.Conv2d(64, 128, 3, padding=1, bias=False)
+        self.second, self.third = (
+            nn.Conv2d(32, 64, 3, padding=1, bias=False),
+            nn.Conv2d(64, 128, 3, padding=1, bias=False),
+        )
         self.norms = nn.ModuleDict({m: nn.ModuleList([nn.BatchNorm2d(64), nn.BatchNorm2d(128)]) for m in self.bands})
         self.drop = nn.Dropout(0.5)
         self.heads = nn.ModuleList(nn.Linear(128, k) for _ in range(1 + len(self.bands)))
@@ -172,6 +197,7 @@ class CoupledCNN(Network):
 
     def features(self, x: torch.Tensor, m: str) -> torch.Tensor:
         """h^m (B, 128) of the modality m, x (B, C_m, p, p)."""
+
         def halve(h):
             return F.max_pool2d(h, 2) if h.shape[2] > 1 else h
 
@@ -191,7 +217,10 @@ class CoupledCNN(Network):
         if self.training:
             hits = (out["outputs"].argmax(2) == y).float()  # (1 + M, B)
             self.right.mul_(self.FADING).add_(hits @ F.one_hot(y, len(self.classes)).float())
-        return {"fused": F.cross_entropy(fused, y), "single": self.AUXILIARY * sum(F.cross_entropy(o, y) for o in single)}
+        return {
+            "fused": F.cross_entropy(fused, y),
+            "single": self.AUXILIARY * sum(F.cross_entropy(o, y) for o in single),
+        }
 
 
 class S2ENet(Network):
@@ -217,21 +246,25 @@ class S2ENet(Network):
         self.other = nn.Sequential(conv(sum(others), 8), conv(8, 16), conv(16, 32))
         self.spatial = nn.ModuleList(conv(32, 16, 1, nn.Sigmoid) for _ in range(2))  # T_1, T_2
         self.spectral = nn.ModuleList(conv(32, 32, 1, nn.Sigmoid) for _ in range(2))  # T_3, T_4
-        self.pixels, self.channels = nn.Linear(self.side ** 2, 1, bias=False), nn.Linear(32, 1, bias=False)  # w, v
+        self.pixels, self.channels = nn.Linear(self.side**2, 1, bias=False), nn.Linear(32, 1, bias=False)  # w, v
         self.merge, self.head = conv(64, 32, 1), nn.Linear(32, len(self.classes))
 
     def crop(self, x: torch.Tensor) -> torch.Tensor:
         """The centre window of x (B, C, p, p)."""
         edge = (x.shape[2] - self.side) // 2
-        return x[:, :, edge:edge + self.side, edge:edge + self.side]
+        return x[:, :, edge : edge + self.side, edge : edge + self.side]
 
     def forward(self, x):
         first, *others = (self.crop(x[m]) for m in self.modalities)
         a, b = self.hsi(first), self.other(torch.cat(others, dim=1))  # (B, 32, p, p)
-        t1, t2, t3, t4 = (t(v).flatten(2) for t, v in zip([*self.spatial, *self.spectral], [a, b, b, a]))  # (B, 16 or 32, N)
+        t1, t2, t3, t4 = (
+            t(v).flatten(2) for t, v in zip([*self.spatial, *self.spectral], [a, b, b, a])
+        )  # (B, 16 or 32, N)
         per_pixel = t1.transpose(1, 2) @ self.pixels(t2)  # (B, N, 1)
         per_channel = t3 @ self.channels(t4.transpose(1, 2))  # (B, 32, 1)
-        enhanced = torch.cat([a * per_pixel.view(-1, 1, self.side, self.side), b * per_channel[..., None]], dim=1)  # (B, 64, p, p)
+        enhanced = torch.cat(
+            [a * per_pixel.view(-1, 1, self.side, self.side), b * per_channel[..., None]], dim=1
+        )  # (B, 64, p, p)
         return {"logits": self.head(self.merge(enhanced).mean((2, 3)))}
 
 
@@ -244,12 +277,16 @@ class Spectral3D(nn.Module):
     def __init__(self, bands: int, filters: int = 8, depth: int = 9):
         super().__init__()
         self.outputs = filters * (bands - min(depth, bands) + 1)
-        self.layers = nn.Sequential(nn.Conv1d(9, filters, min(depth, bands), bias=False), nn.BatchNorm1d(filters), nn.ReLU(inplace=True))
+        self.layers = nn.Sequential(
+            nn.Conv1d(9, filters, min(depth, bands), bias=False), nn.BatchNorm1d(filters), nn.ReLU(inplace=True)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         around = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)  # (B, C, p, p, 3, 3)
         h = self.layers(around.permute(0, 2, 3, 4, 5, 1).reshape(-1, 9, x.shape[1]))  # (B p p, 8, n)
-        return h.reshape(*x.permute(0, 2, 3, 1).shape[:3], -1).permute(0, 3, 1, 2)  # filter by filter, as the grouped convolution expects
+        return h.reshape(*x.permute(0, 2, 3, 1).shape[:3], -1).permute(
+            0, 3, 1, 2
+        )  # filter by filter, as the grouped convolution expects
 
 
 class HetConv(nn.Module):
@@ -289,11 +326,15 @@ class CrossPatchLayer(nn.Module):
         self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value = (nn.Linear(part, width, bias=False) for _ in range(3))
         self.out, self.drop = nn.Linear(heads * width, width), nn.Dropout(dropout)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width), nn.Dropout(dropout)
+        )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         parts = self.norm(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, n + 1, D / H)
-        scores = self.query(parts[:, :, :1]) @ self.key(parts).transpose(2, 3) / parts.shape[3] ** 0.5  # (B, H, 1, n + 1)
+        scores = (
+            self.query(parts[:, :, :1]) @ self.key(parts).transpose(2, 3) / parts.shape[3] ** 0.5
+        )  # (B, H, 1, n + 1)
         answer = (scores.softmax(3) @ self.value(parts)).transpose(1, 2).flatten(2)  # (B, 1, H D)
         tokens = tokens + self.drop(self.out(answer))
         return tokens + self.mlp(self.mlp_norm(tokens))
@@ -337,7 +378,15 @@ class MFT(Network):
 class NetworkTrainer(Trainer):
     """The same batches, augmentation, optimiser and schedule for a network of `prsa.comparators.networks`, trained on the loss terms it states itself."""
 
-    def __init__(self, scene: xr.Dataset, split: xr.DataArray, config: Config, seed: int, device: torch.device, only: list[str] | None = None):
+    def __init__(
+        self,
+        scene: xr.Dataset,
+        split: xr.DataArray,
+        config: Config,
+        seed: int,
+        device: torch.device,
+        only: list[str] | None = None,
+    ):
         super().__init__(scene, split, config, seed, device, only)
         self.seed, self.s = seed, torch.full_like(self.s, torch.nan)
 
@@ -353,9 +402,16 @@ class NetworkTrainer(Trainer):
         others = [value.detach() for name, value in terms.items() if name != "fused"]
         shown = {"fused": terms["fused"].detach()} | ({"auxiliary": sum(others)} if others else {})
         unknown = self.branches(out, y)
-        return {"loss": torch.stack([shown.get(t, unknown[0]) for t in TERMS]), "grad_norm": unknown, "grad_cosine": unknown,
-                "branch_accuracy": unknown, "probe_accuracy": unknown, "direction": unknown.expand(len(SOURCES), -1),
-                "accuracy": (out["logits"].argmax(1) == y).float().mean(), "js": unknown[0]}
+        return {
+            "loss": torch.stack([shown.get(t, unknown[0]) for t in TERMS]),
+            "grad_norm": unknown,
+            "grad_cosine": unknown,
+            "branch_accuracy": unknown,
+            "probe_accuracy": unknown,
+            "direction": unknown.expand(len(SOURCES), -1),
+            "accuracy": (out["logits"].argmax(1) == y).float().mean(),
+            "js": unknown[0],
+        }
 
     def branches(self, out, y):
         return torch.full((len(self.bands),), torch.nan, device=self.device)

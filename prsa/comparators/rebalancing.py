@@ -26,8 +26,10 @@ class OgmGe(Rule):
     def to_encoders(self, model, encoded, on_z, y, rng):
         """Raises `PrsaError` when the fused feature is not [z^1 .. z^M], because the head then has no columns of one modality."""
         if not isinstance(model.fusion, Concat):
-            raise PrsaError(f"OGM-GE reads the modalities' columns of the head: expected fusion='concat', got {model.config.fusion!r}. "
-                            "Fix: fusion='concat', or another method.")
+            raise PrsaError(
+                f"OGM-GE reads the modalities' columns of the head: expected fusion='concat', got {model.config.fusion!r}. "
+                "Fix: fusion='concat', or another method."
+            )
         encoded.backward(on_z["total"])
         batch, count, size = encoded.shape
         with torch.no_grad():
@@ -84,8 +86,10 @@ class MMPareto(Rule):
     def to_encoders(self, model, encoded, on_z, y, rng):
         """Raises `PrsaError` without a fused loss or without auxiliary heads."""
         if not {"fused", "auxiliary"} <= on_z.keys():
-            raise PrsaError("MMPareto needs a fused loss and one auxiliary head per branch: expected lambda_aux > 0 and a fusion other than "
-                            f"'late', got lambda_aux={self.config.lambda_aux}, fusion={self.config.fusion!r}. Fix: lambda_aux=1.0.")
+            raise PrsaError(
+                "MMPareto needs a fused loss and one auxiliary head per branch: expected lambda_aux > 0 and a fusion other than "
+                f"'late', got lambda_aux={self.config.lambda_aux}, fusion={self.config.fusion!r}. Fix: lambda_aux=1.0."
+            )
         encoded.backward(on_z["total"] - on_z["auxiliary"], retain_graph=True)
         ours = {p: p.grad for p in model.encoders.parameters()}
         model.encoders.zero_grad(set_to_none=True)
@@ -95,7 +99,9 @@ class MMPareto(Rule):
             f, u = torch.cat([ours[p].flatten() for p in parameters]), torch.cat([p.grad.flatten() for p in parameters])
             tiny = torch.finfo(f.dtype).tiny
             fu = f @ u
-            a = torch.where(fu > 0, 0.5, (u @ u - fu) / (f @ f + u @ u - 2 * fu).clamp(min=tiny))  # a_f; inside 0..1 where fu <= 0
+            a = torch.where(
+                fu > 0, 0.5, (u @ u - fu) / (f @ f + u @ u - 2 * fu).clamp(min=tiny)
+            )  # a_f; inside 0..1 where fu <= 0
             scale = self.config.strength * (f + u).norm() / (a * f + (1 - a) * u).norm().clamp(min=tiny)
             for p in parameters:
                 p.grad.mul_(scale * (1 - a)).add_(scale * a * ours[p])
@@ -107,7 +113,9 @@ class BranchAgreement(Rule):
     def terms(self, out, y, s):
         """Raises `PrsaError` without auxiliary heads."""
         if "branch" not in out:
-            raise PrsaError(f"BranchAgreement compares auxiliary heads: expected lambda_aux > 0, got {self.config.lambda_aux}. Fix: lambda_aux=1.0.")
+            raise PrsaError(
+                f"BranchAgreement compares auxiliary heads: expected lambda_aux > 0, got {self.config.lambda_aux}. Fix: lambda_aux=1.0."
+            )
         return {"rebalancing": self.config.strength * jensen_shannon(out["branch"].softmax(2)).mean()}
 
 

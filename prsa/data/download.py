@@ -28,7 +28,9 @@ def _say(text: str) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files that a killed process left in a folder; younger ones may belong to a process at work."""
     for path in folder.rglob("*"):
-        temporary = path.name.startswith("tmp") and not path.suffix or path.name.startswith(".") and path.suffix == ".tmp"
+        temporary = (
+            path.name.startswith("tmp") and not path.suffix or path.name.startswith(".") and path.suffix == ".tmp"
+        )
         if temporary and path.is_file() and time.time() - path.stat().st_mtime > 3600:
             path.unlink(missing_ok=True)
 
@@ -38,7 +40,10 @@ def by_hand(folder: Path, urls: tuple[str, ...], digest: str, members: dict[str,
     archive = folder / urls[0].rsplit("/", 1)[1]
     lines = [f"Fix: get {urls[0]} on any machine and put it, unchanged, at", f"  {archive}  (SHA-256 {digest})"]
     if all(members.values()):
-        lines += ["or put its members at", *(f"  {folder / path}  (SHA-256 {known})" for path, known in members.items())]
+        lines += [
+            "or put its members at",
+            *(f"  {folder / path}  (SHA-256 {known})" for path, known in members.items()),
+        ]
     return "\n".join([*lines, "then run again: what has the right hash is used without a download."])
 
 
@@ -58,7 +63,9 @@ def fetch(folder: Path, urls: tuple[str, ...], digest: str, members: dict[str, s
     if archive.is_file():
         found = sha256(archive)
         if found != digest:
-            raise PrsaError(f"{archive}: expected SHA-256 {digest}, got {found} ({archive.stat().st_size} bytes). Delete this file.\n{help_text}")
+            raise PrsaError(
+                f"{archive}: expected SHA-256 {digest}, got {found} ({archive.stat().st_size} bytes). Delete this file.\n{help_text}"
+            )
     else:
         if notice:
             _say(notice)
@@ -68,8 +75,10 @@ def fetch(folder: Path, urls: tuple[str, ...], digest: str, members: dict[str, s
             for path, known in members.items():
                 _unpack(content, path, known, folder / path)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise PrsaError(f"{archive.name}: expected to unpack {', '.join(members)} into {folder}, got {type(error).__name__}: {error}. "
-                        f"Check the free space and the rights of the folder.\n{help_text}") from error
+        raise PrsaError(
+            f"{archive.name}: expected to unpack {', '.join(members)} into {folder}, got {type(error).__name__}: {error}. "
+            f"Check the free space and the rights of the folder.\n{help_text}"
+        ) from error
     return folder
 
 
@@ -105,8 +114,10 @@ def _unpack(content: zipfile.ZipFile, path: str, known: str, target: Path) -> No
     try:
         info = content.getinfo(path)
     except KeyError:
-        raise PrsaError(f"{content.filename}: expected the member {path}, got {', '.join(content.namelist()[:20])}. "
-                        "This is not the archive the reader was written for.") from None
+        raise PrsaError(
+            f"{content.filename}: expected the member {path}, got {', '.join(content.namelist()[:20])}. "
+            "This is not the archive the reader was written for."
+        ) from None
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
     digest = hashlib.sha256()
@@ -116,8 +127,10 @@ def _unpack(content: zipfile.ZipFile, path: str, known: str, target: Path) -> No
                 digest.update(piece)
                 out.write(piece)
         if known and digest.hexdigest() != known:
-            raise PrsaError(f"{path} in {content.filename}: expected SHA-256 {known}, got {digest.hexdigest()}. "
-                            "This is not the archive the reader was written for.")
+            raise PrsaError(
+                f"{path} in {content.filename}: expected SHA-256 {known}, got {digest.hexdigest()}. "
+                "This is not the archive the reader was written for."
+            )
         os.chmod(name, 0o644)
         os.replace(name, target)
     finally:

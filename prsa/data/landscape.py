@@ -45,13 +45,101 @@ COVERS = (
     Cover("asphalt road", 0.075, 0.135, 0.7, texture=0.06, vv=-18.5, vh=-25.5, fall=0.25),
     Cover("concrete", 0.20, 0.34, 0.5, iron=0.15, texture=0.06, vv=-16.0, vh=-25.0, fall=0.22),
     Cover("bitumen roof", 0.060, 0.105, 0.8, texture=0.06, height=8.0, height_sd=2.5, vv=-9.5, vh=-20.5, grain=6.0),
-    Cover("tile roof", 0.17, 0.36, 0.6, iron=1.05, texture=0.08, height=6.0, height_sd=1.2, vv=-7.0, vh=-17.0, grain=6.0),
-    Cover("metal roof", 0.24, 0.34, 0.5, iron=0.08, aluminium=0.10, texture=0.07, height=7.5, height_sd=2.0, vv=-3.5, vh=-15.0, grain=6.0),
-    Cover("grass", 0.34, 0.40, 1.0, 1.9, leaf_water=0.12, green=0.80, texture=0.06, height=0.15, height_sd=0.05, vv=-14.0, vh=-20.5, fall=0.12),
-    Cover("crop", 0.36, 0.50, 1.0, 3.1, leaf_water=0.16, green=0.78, texture=0.06, height=0.9, height_sd=0.3, vv=-10.5, vh=-18.0, fall=0.08),
-    Cover("shrub", 0.25, 0.32, 1.0, 2.3, leaf_water=0.10, green=0.72, texture=0.12, height=2.6, height_sd=0.8, vv=-11.5, vh=-16.0, fall=0.06, grain=10.0),
-    Cover("deciduous trees", 0.32, 0.44, 1.0, 3.4, leaf_water=0.14, green=0.92, texture=0.14, height=11.0, height_sd=2.5, vv=-8.0, vh=-13.0, fall=0.04, grain=8.0),
-    Cover("conifers", 0.15, 0.21, 1.0, 2.8, leaf_water=0.12, green=0.92, texture=0.15, height=14.0, height_sd=3.0, vv=-9.5, vh=-14.5, fall=0.04, grain=8.0),
+    Cover(
+        "tile roof", 0.17, 0.36, 0.6, iron=1.05, texture=0.08, height=6.0, height_sd=1.2, vv=-7.0, vh=-17.0, grain=6.0
+    ),
+    Cover(
+        "metal roof",
+        0.24,
+        0.34,
+        0.5,
+        iron=0.08,
+        aluminium=0.10,
+        texture=0.07,
+        height=7.5,
+        height_sd=2.0,
+        vv=-3.5,
+        vh=-15.0,
+        grain=6.0,
+    ),
+    Cover(
+        "grass",
+        0.34,
+        0.40,
+        1.0,
+        1.9,
+        leaf_water=0.12,
+        green=0.80,
+        texture=0.06,
+        height=0.15,
+        height_sd=0.05,
+        vv=-14.0,
+        vh=-20.5,
+        fall=0.12,
+    ),
+    Cover(
+        "crop",
+        0.36,
+        0.50,
+        1.0,
+        3.1,
+        leaf_water=0.16,
+        green=0.78,
+        texture=0.06,
+        height=0.9,
+        height_sd=0.3,
+        vv=-10.5,
+        vh=-18.0,
+        fall=0.08,
+    ),
+    Cover(
+        "shrub",
+        0.25,
+        0.32,
+        1.0,
+        2.3,
+        leaf_water=0.10,
+        green=0.72,
+        texture=0.12,
+        height=2.6,
+        height_sd=0.8,
+        vv=-11.5,
+        vh=-16.0,
+        fall=0.06,
+        grain=10.0,
+    ),
+    Cover(
+        "deciduous trees",
+        0.32,
+        0.44,
+        1.0,
+        3.4,
+        leaf_water=0.14,
+        green=0.92,
+        texture=0.14,
+        height=11.0,
+        height_sd=2.5,
+        vv=-8.0,
+        vh=-13.0,
+        fall=0.04,
+        grain=8.0,
+    ),
+    Cover(
+        "conifers",
+        0.15,
+        0.21,
+        1.0,
+        2.8,
+        leaf_water=0.12,
+        green=0.92,
+        texture=0.15,
+        height=14.0,
+        height_sd=3.0,
+        vv=-9.5,
+        vh=-14.5,
+        fall=0.04,
+        grain=8.0,
+    ),
 )
 NAMES = tuple(cover.name for cover in COVERS)
 CODE = {name: k for k, name in enumerate(NAMES, 1)}
@@ -99,10 +187,15 @@ def make_landscape(config: Landscape, kind: str, seed: int, size: int) -> dict[s
     """
     for attempt in range(50):
         land = _draw_landscape(config, np.random.default_rng([*stream_key(kind, seed), 0, attempt]), size)
-        counts = [np.bincount(land["label"][land["area"] == a], minlength=len(COVERS) + 1)[1:].min() for a in (TRAIN, VAL, TEST)]
+        counts = [
+            np.bincount(land["label"][land["area"] == a], minlength=len(COVERS) + 1)[1:].min()
+            for a in (TRAIN, VAL, TEST)
+        ]
         if all(n >= least for n, least in zip(counts, config.fewest)):
             return land
-    raise PrsaError(f"{kind}:{seed} found no map with every class in every area at size {size}. Use a larger size or another seed.")
+    raise PrsaError(
+        f"{kind}:{seed} found no map with every class in every area at size {size}. Use a larger size or another seed."
+    )
 
 
 def _draw_landscape(config, rng, size):
@@ -111,12 +204,23 @@ def _draw_landscape(config, rng, size):
     warp_y, warp_x = 3 * smooth_field(rng, size, 8), 3 * smooth_field(rng, size, 8)
     # Parcels: nearest of jittered seeds, on warped coordinates; uses dealt out area by area, so that each has all of them.
     n = round(size / config.parcel)
-    grid = (np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2) + rng.uniform(0.1, 0.9, (n * n, 2))) * size / n
+    grid = (
+        (
+            np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2)
+            + rng.uniform(0.1, 0.9, (n * n, 2))
+        )
+        * size
+        / n
+    )
     distance = (y + warp_y - grid[:, 0, None, None]) ** 2 + (x + warp_x - grid[:, 1, None, None]) ** 2
     parcel = distance.argmin(0)
     owner = area[np.clip(grid[:, 0].astype(int), 0, size - 1), np.clip(grid[:, 1].astype(int), 0, size - 1)]
     use = np.empty(n * n, int)
-    deck = [CODE[c] for c in ("grass", "crop", "bare soil", "concrete", "shrub", "deciduous trees", "conifers")] + [0, 0, 0]  # 0: built-up
+    deck = [CODE[c] for c in ("grass", "crop", "bare soil", "concrete", "shrub", "deciduous trees", "conifers")] + [
+        0,
+        0,
+        0,
+    ]  # 0: built-up
     for a in range(4):
         members = np.flatnonzero(owner == a)
         use[members] = np.resize(rng.permutation(deck), members.size)
@@ -148,7 +252,7 @@ def _areas(config, rng, size):
     starts = np.cumsum([0, *(widths[:2] + GAP)])
     row = np.zeros(size, int)
     for code, start, width in zip((TRAIN, VAL, TEST), starts, widths):
-        row[start:start + width] = code
+        row[start : start + width] = code
     if rng.random() < 0.5:
         row, starts = row[::-1], size - starts - widths
     return np.tile(row, (size, 1)), list(zip(starts, widths))
@@ -161,10 +265,10 @@ def _buildings(rng, cover, thing, built, size):
     first = thing.max() + 1
     for k, (top, left) in enumerate(spots[rng.integers(len(spots), size=1200)]):
         tall, wide = rng.integers(4, 10, 2)
-        if top + tall < size and left + wide < size and free[top:top + tall, left:left + wide].all():
-            cover[top:top + tall, left:left + wide] = roofs[k % 3]
-            thing[top:top + tall, left:left + wide] = first + k
-            free[max(top - 2, 0):top + tall + 2, max(left - 2, 0):left + wide + 2] = False
+        if top + tall < size and left + wide < size and free[top : top + tall, left : left + wide].all():
+            cover[top : top + tall, left : left + wide] = roofs[k % 3]
+            thing[top : top + tall, left : left + wide] = first + k
+            free[max(top - 2, 0) : top + tall + 2, max(left - 2, 0) : left + wide + 2] = False
     return cover, thing
 
 
@@ -190,6 +294,6 @@ def _survey(config, rng, cover):
         for top, left in rng.permutation(spots):
             if (label == k).sum() >= config.per_class:
                 break
-            window = np.s_[max(top - 1, 0):top - 1 + config.plot, max(left - 1, 0):left - 1 + config.plot]
+            window = np.s_[max(top - 1, 0) : top - 1 + config.plot, max(left - 1, 0) : left - 1 + config.plot]
             label[window][cover[window] == k] = k
     return label

@@ -40,9 +40,16 @@ def audit(scene: xr.Dataset, split: xr.DataArray, radius: int, predicted: np.nda
     def share(mask, of):
         return float(mask[of].mean()) if of.any() else np.nan
 
-    out = {"n_test": int(test.sum()), "share_overlap": share(near, test), "share_val_overlap": share(near, val),
-           "distance_median": float(np.median(distance[test])) if test.any() else np.nan}
+    out = {
+        "n_test": int(test.sum()),
+        "share_overlap": share(near, test),
+        "share_val_overlap": share(near, val),
+        "distance_median": float(np.median(distance[test])) if test.any() else np.nan,
+    }
     if predicted is not None:
         right = np.asarray(predicted) == scene["label"].values
-        out |= {f"oa_{name}": float(metrics.points(share(right, test & part))) for name, part in (("all", True), ("clean", ~near), ("overlap", near))}
+        out |= {
+            f"oa_{name}": float(metrics.points(share(right, test & part)))
+            for name, part in (("all", True), ("clean", ~near), ("overlap", near))
+        }
     return out

@@ -24,7 +24,9 @@ def band_statistics(scene: xr.Dataset, name: str, train: np.ndarray) -> tuple[np
     count = valid.sum(1)
     if not count.all():
         dead = np.flatnonzero(count == 0).tolist()
-        raise PrsaError(f"modality {name}: expected data at training pixels in every band, got only no-data in band(s) {dead[:8]}. Drop these bands.")
+        raise PrsaError(
+            f"modality {name}: expected data at training pixels in every band, got only no-data in band(s) {dead[:8]}. Drop these bands."
+        )
     mean = np.where(valid, values, 0).sum(1) / count
     std = np.sqrt(np.where(valid, (values - mean[:, None]) ** 2, 0).sum(1) / count)
     return mean.astype(np.float32), np.where(std > 1e-12, std, 1).astype(np.float32)
@@ -54,7 +56,9 @@ class PatchSource:
     follows the number of chosen pixels and not the scene.
     """
 
-    def __init__(self, scene: xr.Dataset, sides: dict[str, int], statistics: dict[str, tuple], centres: np.ndarray, device="cpu"):
+    def __init__(
+        self, scene: xr.Dataset, sides: dict[str, int], statistics: dict[str, tuple], centres: np.ndarray, device="cpu"
+    ):
         """``centres``: flat indices (n,) into the (y, x) grid; ``statistics[m]``: mean and std of `band_statistics`."""
         height, width = scene.sizes["y"], scene.sizes["x"]
         self.sides = sides
@@ -62,7 +66,9 @@ class PatchSource:
         for name, side in sides.items():
             r = side // 2
             stride = width + 2 * r
-            source = (reflect_index(-r, height + r, height)[:, None] * width + reflect_index(-r, width + r, width)[None]).ravel()
+            source = (
+                reflect_index(-r, height + r, height)[:, None] * width + reflect_index(-r, width + r, width)[None]
+            ).ravel()
             start = (centres // width + r) * stride + centres % width + r  # centres on the padded grid
             offsets = dihedral_offsets(side, stride)
             needed = np.zeros(source.size, bool)

@@ -33,6 +33,7 @@ def class_names(scene: xr.Dataset) -> list[str]:
 
 def _as_float32(values: np.ndarray, missing=None) -> np.ndarray:
     """Float32 with NaN for ``missing`` and infinities, band by band; the same array, not a copy, when there is nothing to change."""
+
     def bad(plane):
         return np.isinf(plane) if missing is None else np.isinf(plane) | (plane == missing)
 
@@ -55,13 +56,26 @@ def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
         raise PrsaError(f"{source}: expected {expected}, got {got}. Fix: {fix}.")
 
     if scene.attrs.get("schema") != SCHEMA:
-        fail(f"the attribute schema={SCHEMA!r}", repr(scene.attrs.get("schema")), "write the scene as in the README, 'Your own scene'")
+        fail(
+            f"the attribute schema={SCHEMA!r}",
+            repr(scene.attrs.get("schema")),
+            "write the scene as in the README, 'Your own scene'",
+        )
     try:
         names = json.loads(scene.attrs["class_names"])
     except (KeyError, TypeError, ValueError):
         names = []
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        fail("class_names, a JSON list of K different names", repr(scene.attrs.get("class_names")), "set attrs['class_names'] = json.dumps([...])")
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) for name in names)
+        or len(set(names)) != len(names)
+    ):
+        fail(
+            "class_names, a JSON list of K different names",
+            repr(scene.attrs.get("class_names")),
+            "set attrs['class_names'] = json.dumps([...])",
+        )
     if "label" not in scene:
         fail("a variable label (y, x)", f"variables {list(scene.data_vars)}", "add the label raster (0 = unlabelled)")
     grid = scene.sizes.get("y"), scene.sizes.get("x")
@@ -70,26 +84,43 @@ def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
             continue
         var = scene[raster]
         if var.dims != ("y", "x"):
-            fail(f"{raster} with dims ('y', 'x')", f"{var.dims} of shape {var.shape}", "transpose or rename its dimensions")
+            fail(
+                f"{raster} with dims ('y', 'x')",
+                f"{var.dims} of shape {var.shape}",
+                "transpose or rename its dimensions",
+            )
         if not np.issubdtype(var.dtype, np.integer):
             fail(f"{raster} of integer type", str(var.dtype), "cast it, with 0 for unlabelled or none")
     if not scene["label"].size:
-        fail("some labelled pixels", f"a label raster of shape {scene['label'].shape}", "check how the scene was cut out")
+        fail(
+            "some labelled pixels", f"a label raster of shape {scene['label'].shape}", "check how the scene was cut out"
+        )
     if scene.attrs.get("simulated", 0) not in (0, 1):
-        fail("the attribute simulated to be 0 or 1", repr(scene.attrs["simulated"]), "set attrs['simulated'] = 0 for a real scene")
+        fail(
+            "the attribute simulated to be 0 or 1",
+            repr(scene.attrs["simulated"]),
+            "set attrs['simulated'] = 0 for a real scene",
+        )
     top = {"label": len(names), "split": 2, "validation": 1}
     for raster in RASTERS:
         if raster in scene:
             low, high = int(scene[raster].min()), int(scene[raster].max())
             if low < 0 or high > top[raster]:
-                fail(f"{raster} between 0 and {top[raster]}", f"{low} to {high}", "map unlabelled pixels to 0 and check the class list")
+                fail(
+                    f"{raster} between 0 and {top[raster]}",
+                    f"{low} to {high}",
+                    "map unlabelled pixels to 0 and check the class list",
+                )
     if not int(scene["label"].max()):
         fail("some labelled pixels", "label is 0 everywhere", "check the label raster")
     strange = [str(n) for n, v in scene.data_vars.items() if n not in RASTERS and v.dims != (f"{n}_band", "y", "x")]
     if strange:
         got = ", ".join(f"{n} {scene[n].dims} {scene[n].shape}" for n in strange)
-        fail(f"every modality on one grid with dims ('<name>_band', 'y', 'x') = (bands, {grid[0]}, {grid[1]})", got,
-             "resample it to the label grid and name its dimensions after the modality")
+        fail(
+            f"every modality on one grid with dims ('<name>_band', 'y', 'x') = (bands, {grid[0]}, {grid[1]})",
+            got,
+            "resample it to the label grid and name its dimensions after the modality",
+        )
     found = modalities(scene)
     if len(found) < 2:
         fail("two or more modalities", f"{len(found)} ({found})", "add the second sensor as its own variable")
@@ -99,7 +130,9 @@ def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
         var = scene[name]
         if not (np.issubdtype(var.dtype, np.floating) or np.issubdtype(var.dtype, np.integer)):
             fail(f"{name} numeric", str(var.dtype), "store reflectances, decibels or metres as numbers")
-        values = _as_float32(var.values, var.attrs.get("missing_value"))  # the attribute is there in a file opened without decoding
+        values = _as_float32(
+            var.values, var.attrs.get("missing_value")
+        )  # the attribute is there in a file opened without decoding
         dead = np.array([band for band, plane in enumerate(values) if np.isnan(plane).all()])
         if dead.size:
             fail(f"data in every band of {name}", f"only no-data in band(s) {dead.tolist()[:8]}", "drop these bands")
@@ -107,7 +140,9 @@ def check_scene(scene: xr.Dataset, source: str = "scene") -> xr.Dataset:
     attrs = {"title": source, "license": "not stated", "citation": "not stated", "simulated": 0, "name": source}
     clean.attrs = attrs | scene.attrs
     clean.attrs["simulated"] = int(clean.attrs["simulated"])
-    clean.attrs["name"] = re.sub(r"[^\w.:-]+", "-", str(clean.attrs["name"])).strip("-.")[:60] or "scene"  # it becomes part of file names
+    clean.attrs["name"] = (
+        re.sub(r"[^\w.:-]+", "-", str(clean.attrs["name"])).strip("-.")[:60] or "scene"
+    )  # it becomes part of file names
     return clean
 
 

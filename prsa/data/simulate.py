@@ -123,7 +123,17 @@ class SimLidar:
     dial: float = 0.8  # default setting
     title: str = "Simulated hyperspectral image and LiDAR"
     landscape: Landscape = Landscape()
-    optics: Optics = Optics(spread=0.13, cover_sd=0.08, noise=0.006, gain=-0.04, tilt=0.03, haze=0.008, vapour=0.05, season=0.10, clouds=0.05)  # one flight: less drift, same in all areas
+    optics: Optics = Optics(
+        spread=0.13,
+        cover_sd=0.08,
+        noise=0.006,
+        gain=-0.04,
+        tilt=0.03,
+        haze=0.008,
+        vapour=0.05,
+        season=0.10,
+        clouds=0.05,
+    )  # one flight: less drift, same in all areas
     laser: Laser = Laser()
 
 
@@ -171,9 +181,13 @@ def simulate(kind: str, seed: int = 0, dial: float | None = None, size: int = 16
     if kind not in CONFIGS:
         raise PrsaError(f"unknown simulated scene {kind!r}. Expected one of {', '.join(EMBEDDED)}.")
     if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise PrsaError(f"expected a scene seed that is a whole number, 0 or more, got {seed!r}. Use for example {kind}:3.")
+        raise PrsaError(
+            f"expected a scene seed that is a whole number, 0 or more, got {seed!r}. Use for example {kind}:3."
+        )
     if size < 120:
-        raise PrsaError(f"expected a size of 120 pixels or more, got {size}. Smaller grids do not hold every class in every area.")
+        raise PrsaError(
+            f"expected a size of 120 pixels or more, got {size}. Smaller grids do not hold every class in every area."
+        )
     _check_dial(dial)
     config, seed = CONFIGS[kind], int(seed)
     setting = config.dial if dial is None else float(dial)
@@ -185,18 +199,37 @@ def simulate(kind: str, seed: int = 0, dial: float | None = None, size: int = 16
     if kind in ("sim-sar", "sim-tri"):
         data["sar"] = _radar(config.radar, land, setting, radar_rng), "sar", "backscatter, VV and VH", "dB"
     if kind == "sim-lidar":
-        data["lidar"] = _lidar(config.laser, land, reflectance[-1], setting, laser_rng), "lidar", "height above ground (m) and intensity", "m, 1"
+        data["lidar"] = (
+            _lidar(config.laser, land, reflectance[-1], setting, laser_rng),
+            "lidar",
+            "height above ground (m) and intensity",
+            "m, 1",
+        )
     if kind == "sim-tri":
         surface = land["terrain"] + land["height"] + config.laser.noise * laser_rng.standard_normal((size, size))
         data["dsm"] = surface[None], "dsm", "surface elevation", "m"
     label, area = land["label"], land["area"]
     scene = xr.Dataset(
-        {name: ((f"{name}_band", "y", "x"), values.astype(np.float32), {"kind": form, "long_name": text, "units": units})
-         for name, (values, form, text, units) in data.items()},
+        {
+            name: (
+                (f"{name}_band", "y", "x"),
+                values.astype(np.float32),
+                {"kind": form, "long_name": text, "units": units},
+            )
+            for name, (values, form, text, units) in data.items()
+        },
         coords={"hsi_band": np.arange(WAVELENGTH.size), "wavelength": ("hsi_band", WAVELENGTH, {"units": "nm"})},
-        attrs={"schema": "prsa-scene-1", "name": scene_name(kind, seed, dial), "title": f"{config.title} (seed {seed}, dial {setting:g})",
-               "class_names": json.dumps(NAMES), "license": "CC0-1.0", "citation": "Simulated by prsa.simulate", "simulated": 1,
-               "seed": seed, "dial": setting},
+        attrs={
+            "schema": "prsa-scene-1",
+            "name": scene_name(kind, seed, dial),
+            "title": f"{config.title} (seed {seed}, dial {setting:g})",
+            "class_names": json.dumps(NAMES),
+            "license": "CC0-1.0",
+            "citation": "Simulated by prsa.simulate",
+            "simulated": 1,
+            "seed": seed,
+            "dial": setting,
+        },
     )
     scene["label"] = ("y", "x"), label.astype(np.int16)
     scene["split"] = ("y", "x"), np.choose(area * (label > 0), [0, 1, 1, 2]).astype(np.int8)
@@ -228,14 +261,22 @@ def speckle(intensity: np.ndarray, looks: float, rng: np.random.Generator) -> np
 
 def _check_dial(dial):
     if dial is not None and not 0 <= dial <= 1:  # NaN fails too
-        raise PrsaError(f"expected a dial between 0 (balanced) and 1 (strongly imbalanced), got {dial}. Use for example 0.5.")
+        raise PrsaError(
+            f"expected a dial between 0 (balanced) and 1 (strongly imbalanced), got {dial}. Use for example 0.5."
+        )
 
 
 def _gauss(centre, width):
     return np.exp(-0.5 * ((WAVELENGTH - centre) / width) ** 2)
 
 
-CHLOROPHYLL = 1.0 * _gauss(435, 45) + 0.6 * _gauss(490, 28) + 0.28 * _gauss(570, 55) + 0.45 * _gauss(635, 28) + 0.75 * _gauss(676, 20)
+CHLOROPHYLL = (
+    1.0 * _gauss(435, 45)
+    + 0.6 * _gauss(490, 28)
+    + 0.28 * _gauss(570, 55)
+    + 0.45 * _gauss(635, 28)
+    + 0.75 * _gauss(676, 20)
+)
 IRON = 1 / (1 + np.exp((WAVELENGTH - 570) / 25)) + 0.25 * _gauss(870, 45)
 DIFFUSE = 0.08 + 0.20 * (WAVELENGTH / 450) ** -3.0  # share of sky light on flat ground in the sun
 HAZE = (WAVELENGTH / 450) ** -1.6
@@ -243,6 +284,7 @@ HAZE = (WAVELENGTH / 450) ** -1.6
 
 def _spectrum(cover, thing_z, chlorophyll_left, spread):
     """Reflectance (N, bands) of pixels with cover codes (N,), object deviates (N, 3) and remaining share of chlorophyll (N,)."""
+
     def amount(field):
         return cover_table(field)[cover][:, None]
 
@@ -265,7 +307,9 @@ def _optics(config, land, by_area, rng):
     plants = cover_table("chlorophyll")[flat] > 1
     left = 1 - config.season * condition.ravel()
     pure = _spectrum(flat, z, left, config.spread)
-    soil = _spectrum(np.full_like(flat, CODE["bare soil"]), z, left, config.spread) * (1 - config.wetness * condition.reshape(-1, 1))
+    soil = _spectrum(np.full_like(flat, CODE["bare soil"]), z, left, config.spread) * (
+        1 - config.wetness * condition.reshape(-1, 1)
+    )
     green = np.where(plants, cover_table("green")[flat] + config.cover_sd * z[:, 2], 1.0)
     green = np.where(flat == CODE["bare soil"], 0.0, np.clip(green, 0, 1))[:, None]
     grain = np.exp(cover_table("texture")[cover] * smooth_field(rng, size, 0.6)).reshape(-1, 1)
@@ -276,7 +320,9 @@ def _optics(config, land, by_area, rng):
     light = DIFFUSE[:, None, None] + (1 - DIFFUSE)[:, None, None] * direct
     tilt = config.tilt * rng.choice([-1, 1])
     gain = config.gain + tilt * (WAVELENGTH - 700) / 300 - config.vapour * _gauss(940, 18)
-    observed = reflectance * light * np.exp(gain[:, None, None] * condition) + config.haze * HAZE[:, None, None] * condition
+    observed = (
+        reflectance * light * np.exp(gain[:, None, None] * condition) + config.haze * HAZE[:, None, None] * condition
+    )
     observed = ndimage.gaussian_filter(observed, (0, config.blur, config.blur))
     noise = config.noise * (1 + 2 * np.abs((WAVELENGTH - 700) / 300) ** 4)
     return observed + noise[:, None, None] * rng.standard_normal(observed.shape)

@@ -23,14 +23,20 @@ def open_scene(source: str | os.PathLike) -> xr.Dataset:
         return check_scene(simulate(*parse_name(text)), text)
     path = Path(text).expanduser()
     if path.suffix != ".nc":
-        raise PrsaError(f"unknown scene {text!r}. Expected one of {', '.join(EMBEDDED)} (optionally with :seed and :dial), "
-                        f"{', '.join(BENCHMARKS)} (downloaded), or the path of a .nc file.")
+        raise PrsaError(
+            f"unknown scene {text!r}. Expected one of {', '.join(EMBEDDED)} (optionally with :seed and :dial), "
+            f"{', '.join(BENCHMARKS)} (downloaded), or the path of a .nc file."
+        )
     if not path.is_file():
-        raise PrsaError(f"no scene file at {path.resolve()}. Check the path, or write one as in the README, 'Your own scene'.")
+        raise PrsaError(
+            f"no scene file at {path.resolve()}. Check the path, or write one as in the README, 'Your own scene'."
+        )
     try:
         with xr.open_dataset(path) as file:
             scene = file.load()
     except Exception as error:  # every backend raises its own kind for a damaged file
-        raise PrsaError(f"{path.name}: expected a readable netCDF file, got {type(error).__name__}: {error}. Copy or write the file again.") from error
+        raise PrsaError(
+            f"{path.name}: expected a readable netCDF file, got {type(error).__name__}: {error}. Copy or write the file again."
+        ) from error
     scene.attrs.setdefault("name", path.stem)
     return check_scene(scene, path.name)

@@ -45,7 +45,13 @@ def split_scene(scene: xr.Dataset, kind: str = "auto", seed: int = 0, radius: in
     part = np.where(label > 0, part, 0).astype(np.int8)
     _require_every_class(scene, label, part, kind)
     digest = hashlib.sha256(part.tobytes()).hexdigest()
-    attrs = {"long_name": "0 none, 1 train, 2 validation, 3 test", "kind": kind, "seed": seed, "radius": radius, "hash": digest}
+    attrs = {
+        "long_name": "0 none, 1 train, 2 validation, 3 test",
+        "kind": kind,
+        "seed": seed,
+        "radius": radius,
+        "hash": digest,
+    }
     return xr.DataArray(part, dims=("y", "x"), name="part", attrs=attrs)
 
 
@@ -60,12 +66,16 @@ def _require_every_class(scene, label, part, kind):
     present = np.bincount(label.ravel(), minlength=counts.shape[1] + 1)[1:] > 0
     for row, what in ((TRAIN, "training"), (TEST, "test")):
         if not counts[row - 1].any():
-            raise PrsaError(f"the {kind} split has no {what} pixel at all. Expected some of every class; check the scene's split raster or use kind='blocks'.")
+            raise PrsaError(
+                f"the {kind} split has no {what} pixel at all. Expected some of every class; check the scene's split raster or use kind='blocks'."
+            )
     missing = [name for name, n, here in zip(class_names(scene), counts[TRAIN - 1], present) if here and not n]
     if missing or not present.all():
         missing = missing or [n for n, here in zip(class_names(scene), present) if not here]
-        raise PrsaError(f"expected training pixels of every class, got none for {', '.join(missing)} (split kind {kind!r}). "
-                        "Label some in the training area, or remove the class from class_names and renumber the labels.")
+        raise PrsaError(
+            f"expected training pixels of every class, got none for {', '.join(missing)} (split kind {kind!r}). "
+            "Label some in the training area, or remove the class from class_names and renumber the labels."
+        )
 
 
 def _fixed(scene, label, radius, rng):
@@ -152,9 +162,9 @@ def _random(label, rng):
         members = order[flat == k]
         cuts = np.round(np.cumsum(SHARES)[:2] * members.size).astype(int)
         cuts[0] = max(cuts[0], min(1, members.size))
-        part.ravel()[members[:cuts[0]]] = TRAIN
-        part.ravel()[members[cuts[0]:cuts[1]]] = VAL
-        part.ravel()[members[cuts[1]:]] = TEST
+        part.ravel()[members[: cuts[0]]] = TRAIN
+        part.ravel()[members[cuts[0] : cuts[1]]] = VAL
+        part.ravel()[members[cuts[1] :]] = TEST
     return part
 
 
@@ -162,8 +172,10 @@ def check_reach(split: xr.DataArray, sides: dict[str, int]) -> None:
     """Raise `PrsaError` when windows of these sides reach from one part of a split in blocks into another."""
     side = max(sides.values())
     if split.attrs.get("kind") == "blocks" and side // 2 > split.attrs["radius"]:
-        raise PrsaError(f"the split keeps {split.attrs['radius']} pixels between parts, but patch {side} reaches {side // 2}. "
-                        f"Fix: split_scene(scene, radius={side // 2}).")
+        raise PrsaError(
+            f"the split keeps {split.attrs['radius']} pixels between parts, but patch {side} reaches {side // 2}. "
+            f"Fix: split_scene(scene, radius={side // 2})."
+        )
 
 
 def evenly(index: np.ndarray, most: int) -> np.ndarray:

@@ -10,13 +10,30 @@ from matplotlib.ticker import MaxNLocator
 from ..report.claims import SMALLEST, matrix, unit
 from .style import legend_below, panels, styled
 
-LOOKS = {"supported": ("#0072B2", "o"), "not supported": ("#7F7F7F", "s"), "reversed": ("#D55E00", "D")}  # verdict -> colour, marker
-AXES = {"points": "effect (points)", "0 to 1": "effect (scale from 0 to 1)", "nats": "effect (nats)", "log2": "effect (doublings)", "cosine": "effect (cosine)",
-        "rank correlation": "rank correlation"}
+LOOKS = {
+    "supported": ("#0072B2", "o"),
+    "not supported": ("#7F7F7F", "s"),
+    "reversed": ("#D55E00", "D"),
+}  # verdict -> colour, marker
+AXES = {
+    "points": "effect (points)",
+    "0 to 1": "effect (scale from 0 to 1)",
+    "nats": "effect (nats)",
+    "log2": "effect (doublings)",
+    "cosine": "effect (cosine)",
+    "rank correlation": "rank correlation",
+}
 WIDE, LINE = 7.0, 0.175  # inches: width of the figure, height of a row
 
 
-UNITS = {"points": "points", "0 to 1": "of 1", "nats": "nats", "log2": "doublings", "cosine": "cosine", "rank correlation": "correlation"}
+UNITS = {
+    "points": "points",
+    "0 to 1": "of 1",
+    "nats": "nats",
+    "log2": "doublings",
+    "cosine": "cosine",
+    "rank correlation": "correlation",
+}
 PALE = {"supported": "#CFE2F3", "not supported": "#EDEDED", "reversed": "#F9D3BE"}
 
 
@@ -25,7 +42,11 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     """The whole ledger as one picture: a row per effect, a column per group of scenes, the effect written in a cell coloured by its verdict."""
     table = matrix(ledger)
     names = list(dict.fromkeys(table["scene"]))
-    lines = [line for claim, rows in table.groupby("claim", sort=False) for line in ((claim, None), *((claim, row) for row in dict.fromkeys(rows["row"])))]
+    lines = [
+        line
+        for claim, rows in table.groupby("claim", sort=False)
+        for line in ((claim, None), *((claim, row) for row in dict.fromkeys(rows["row"])))
+    ]
     fig, axs = panels(1, 1, LINE * (len(lines) + 3) + 0.4, 4.4 + 0.72 * len(names))
     ax, cells = axs[0, 0], table.set_index(["claim", "row", "scene"])
     labels = []
@@ -35,9 +56,16 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
             if row is not None and (claim, row, name) in cells.index:
                 cell, decimals = cells.loc[(claim, row, name)], 1 if unit(row) == "points" else 2
                 ax.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=PALE[cell["verdict"]], linewidth=0))
-                ax.text(x, y, f"{round(cell['effect'], decimals) + 0.0:+.{decimals}f}", ha="center", va="center", fontsize=7.5,  # + 0.0: no negative zero
-                        color=LOOKS[cell["verdict"]][0] if cell["verdict"] != "not supported" else "#444444",
-                        fontweight="normal" if cell["verdict"] == "not supported" else "bold")
+                ax.text(
+                    x,
+                    y,
+                    f"{round(cell['effect'], decimals) + 0.0:+.{decimals}f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,  # + 0.0: no negative zero
+                    color=LOOKS[cell["verdict"]][0] if cell["verdict"] != "not supported" else "#444444",
+                    fontweight="normal" if cell["verdict"] == "not supported" else "bold",
+                )
     ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(lines) - 0.5, -0.5))
     ax.set_xticks(range(len(names)), names)
     ax.xaxis.tick_top()
@@ -47,13 +75,19 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     ax.tick_params(length=0)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
-    legend_below(fig, [Patch(color=PALE[v], label=v) for v in PALE if v in set(ledger["verdict"])], "effect, positive where the claim holds")
+    legend_below(
+        fig,
+        [Patch(color=PALE[v], label=v) for v in PALE if v in set(ledger["verdict"])],
+        "effect, positive where the claim holds",
+    )
     return fig
 
 
 def _lines(part: pd.DataFrame) -> list:
     """Rows of a panel from top to bottom: the name of a claim, then its rows."""
-    return [line for claim, rows in part.groupby("claim", sort=False) for line in (claim, *rows.itertuples(index=False))]
+    return [
+        line for claim, rows in part.groupby("claim", sort=False) for line in (claim, *rows.itertuples(index=False))
+    ]
 
 
 @styled
@@ -77,14 +111,20 @@ def forest(ledger: pd.DataFrame) -> Figure:
         ax.axvline(SMALLEST[u], color="#222222", linewidth=0.9, linestyle=":", zorder=1)
         ax.set_xlabel(AXES[u])
     marks = [Line2D([], [], color=c, marker=m, label=v) for v, (c, m) in LOOKS.items() if v in set(ledger["verdict"])]
-    legend_below(fig, [*marks, Line2D([], [], color="#222222", linestyle=":", label="smallest effect that matters")],
-                 "95 % intervals" if ledger["lo"].notna().any() else "one seed: no intervals")
+    legend_below(
+        fig,
+        [*marks, Line2D([], [], color="#222222", linestyle=":", label="smallest effect that matters")],
+        "95 % intervals" if ledger["lo"].notna().any() else "one seed: no intervals",
+    )
     return fig
 
 
 def _panel(ax, lines: list):
     place = np.arange(len(lines))[::-1]
-    ax.set_yticks(place, [line if isinstance(line, str) else f"{line.scene}   {line.measure.rsplit(' (', 1)[0]}" for line in lines])
+    ax.set_yticks(
+        place,
+        [line if isinstance(line, str) else f"{line.scene}   {line.measure.rsplit(' (', 1)[0]}" for line in lines],
+    )
     for y, line, label in zip(place, lines, ax.get_yticklabels()):
         if isinstance(line, str):
             label.set_fontweight("bold")

@@ -2,7 +2,6 @@
 be trusted. No torch. All measures here are ours; conventions as in `prsa.figures.plots`.
 """
 
-
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -41,14 +40,24 @@ def class_spectra(scene: xr.Dataset, split: xr.DataArray) -> Figure:
         for k, colour in enumerate(class_colours(len(names)), 1):
             values = pixels_of(scene, split, name, part, k)
             valid = np.isfinite(values)
-            mean = np.divide(np.where(valid, values, 0).sum(1), valid.sum(1), out=np.full(len(values), np.nan), where=valid.any(1))
+            mean = np.divide(
+                np.where(valid, values, 0).sum(1), valid.sum(1), out=np.full(len(values), np.nan), where=valid.any(1)
+            )
             ax.plot(x, mean, styles[(k - 1) % 4], color=colour)
         ax.set(title=title, xlabel="wavelength (nm)" if spectral else f"{name} band")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     units = str(var.attrs.get("units", "1"))
     what = str(var.attrs.get("long_name", name))
-    axs[0, 0].set_ylabel(f"{what if len(what) <= 28 else name + ' value'} ({'no unit' if units in ('1', '') else units})")
-    legend_below(fig, [Line2D([], [], color=c, linestyle=styles[k % 4], label=n) for k, (n, c) in enumerate(zip(names, class_colours(len(names))))])
+    axs[0, 0].set_ylabel(
+        f"{what if len(what) <= 28 else name + ' value'} ({'no unit' if units in ('1', '') else units})"
+    )
+    legend_below(
+        fig,
+        [
+            Line2D([], [], color=c, linestyle=styles[k % 4], label=n)
+            for k, (n, c) in enumerate(zip(names, class_colours(len(names))))
+        ],
+    )
     return fig
 
 
@@ -57,7 +66,15 @@ def drift_plot(drift: pd.DataFrame, ax=None):
     """`area_drift` with one row per modality: a mark per class, a bar at the median."""
     names = list(dict.fromkeys(drift["modality"]))
     classes = drift.drop_duplicates("code").sort_values("code").set_index("code")["class"]
-    looks = {k: dict(marker=MARKERS[(k - 1) % len(MARKERS)], color=class_colours(classes.index.max())[k - 1], linestyle="", markersize=5) for k in classes.index}
+    looks = {
+        k: dict(
+            marker=MARKERS[(k - 1) % len(MARKERS)],
+            color=class_colours(classes.index.max())[k - 1],
+            linestyle="",
+            markersize=5,
+        )
+        for k in classes.index
+    }
     ax = axes(ax, 0.45 * len(names) + 1.6)
     for y, m in enumerate(names[::-1]):
         part = drift[drift["modality"].eq(m)].set_index("code")["drift"]
@@ -65,7 +82,9 @@ def drift_plot(drift: pd.DataFrame, ax=None):
             ax.plot(value, y + 0.05 * (k % 5 - 2), **looks[k])
         ax.plot([part.median()] * 2, [y - 0.32, y + 0.32], color="#222222", linewidth=2)
     ax.set_yticks(range(len(names)), names[::-1])
-    ax.set(xlabel="drift from training to test area (sd within the class)", xlim=(0, None), ylim=(-0.5, len(names) - 0.5))
+    ax.set(
+        xlabel="drift from training to test area (sd within the class)", xlim=(0, None), ylim=(-0.5, len(names) - 0.5)
+    )
     ax.grid(axis="y", visible=False)
     marks = [Line2D([], [], label=name, **looks[k]) for k, name in classes.items()]
     legend_above(ax, [*marks, Line2D([], [], color="#222222", linewidth=2, label="median")])
@@ -80,9 +99,14 @@ def alone_or_joint(joint: xr.Dataset, alone: xr.Dataset) -> Figure:
     """
     m = str(alone["modality"].values[0])
     if alone.sizes["modality"] != 1 or m not in joint["modality"].values:
-        raise PrsaError(f"expected a run of one modality and a joint run that holds it, got {alone['modality'].values.tolist()} and "
-                        f"{joint['modality'].values.tolist()}. Pass the joint run first.")
-    looks = {"alone": (alone, modality_colours([m])[m], "--"), "joint": (joint, method_colour(joint.attrs["method"]), "-")}
+        raise PrsaError(
+            f"expected a run of one modality and a joint run that holds it, got {alone['modality'].values.tolist()} and "
+            f"{joint['modality'].values.tolist()}. Pass the joint run first."
+        )
+    looks = {
+        "alone": (alone, modality_colours([m])[m], "--"),
+        "joint": (joint, method_colour(joint.attrs["method"]), "-"),
+    }
     fig, axs = panels(1, 2, 2.7)
     for i, (label, (run, colour, style)) in enumerate(looks.items()):
         axs[0, 0].plot(run["epoch"], run["s"].sel(modality=m), style, color=colour)
@@ -94,7 +118,16 @@ def alone_or_joint(joint: xr.Dataset, alone: xr.Dataset) -> Figure:
     axs[0, 1].set_xticks([0, 1], looks)
     axs[0, 1].set(ylabel="linear probe, test OA (%)", title="after training", ylim=(0, 100))
     axs[0, 1].grid(axis="x", visible=False)
-    handles = [Line2D([], [], color=c, linestyle=s, label=f"{m} {label}" + (f" ({joint.attrs['method']})" if label == "joint" else "")) for label, (_, c, s) in looks.items()]
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=c,
+            linestyle=s,
+            label=f"{m} {label}" + (f" ({joint.attrs['method']})" if label == "joint" else ""),
+        )
+        for label, (_, c, s) in looks.items()
+    ]
     legend_below(fig, handles)
     return fig
 
@@ -106,7 +139,9 @@ def probe_gap(table: pd.DataFrame, scene: str | None = None) -> Figure:
     scene = scenes[0] if scene is None and len(scenes) == 1 else scene
     table = table[table["scene"].eq(scene)]
     if table.empty:
-        raise PrsaError(f"expected one of the table's scenes ({', '.join(scenes) or 'none'}), got {scene!r}. Pass scene=... or run that scene.")
+        raise PrsaError(
+            f"expected one of the table's scenes ({', '.join(scenes) or 'none'}), got {scene!r}. Pass scene=... or run that scene."
+        )
     names, methods = list(dict.fromkeys(table["modality"])), list(dict.fromkeys(table["method"]))
     fig, axs = panels(1, len(names), 0.3 * len(methods) + 1.3, max(WIDTH, 1.6 * len(names) + 1.2), sharey=True)
     for ax, m in zip(axs[0], names):
@@ -123,8 +158,10 @@ def probe_gap(table: pd.DataFrame, scene: str | None = None) -> Figure:
         ax.margins(x=0.15)
         ax.xaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2))
         ax.grid(axis="y", visible=False)
-    handles = [Line2D([], [], linestyle="", marker="o", color="#666666", label="inside the joint network"),
-               Line2D([], [], color="#222222", linestyle="--", label="same encoder trained alone")]
+    handles = [
+        Line2D([], [], linestyle="", marker="o", color="#666666", label="inside the joint network"),
+        Line2D([], [], color="#222222", linestyle="--", label="same encoder trained alone"),
+    ]
     legend_below(fig, handles, "means over seeds")
     return fig
 
@@ -133,9 +170,24 @@ def probe_gap(table: pd.DataFrame, scene: str | None = None) -> Figure:
 def confidence_plot(tables: dict[str, pd.DataFrame], ax=None):
     """Accuracy against confidence, a line per method (method -> `calibration` table); below the diagonal the maps promise too much."""
     ax = axes(ax, 3.6)
-    for (method, table), style, marker in zip(tables.items(), ("-", "--", "-.", ":") * len(tables), MARKERS * len(tables)):
-        ax.plot(table["confidence"], table["accuracy"], style + marker, color=method_colour(method), markersize=4, label=method)
+    for (method, table), style, marker in zip(
+        tables.items(), ("-", "--", "-.", ":") * len(tables), MARKERS * len(tables)
+    ):
+        ax.plot(
+            table["confidence"],
+            table["accuracy"],
+            style + marker,
+            color=method_colour(method),
+            markersize=4,
+            label=method,
+        )
     ax.plot([0, 1], [0, 1], color="#666666", linewidth=0.9, zorder=1)
-    ax.set(xlabel="confidence: highest probability (0 to 1)", ylabel="share of test pixels that are right (0 to 1)", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.set(
+        xlabel="confidence: highest probability (0 to 1)",
+        ylabel="share of test pixels that are right (0 to 1)",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        aspect="equal",
+    )
     legend_above(ax, ax.get_lines()[:-1], "the diagonal: confidence equals accuracy")
     return ax

@@ -9,15 +9,7 @@ from scipy import stats
 
 from ..data.simulate import CONFIGS
 from ..errors import PrsaError
-from .style import (
-    MARKERS,
-    error_lengths,
-    legend_below,
-    method_colour,
-    modality_colours,
-    panels,
-    styled,
-)
+from .style import MARKERS, error_lengths, legend_below, method_colour, modality_colours, panels, styled
 
 AXIS, ENDS = "imbalance dial", "(simulated); dial: 0 balanced, 1 strong"
 ASIDE = 0.014  # of the dial, between the error bars of two methods
@@ -25,8 +17,10 @@ ASIDE = 0.014  # of the dial, between the error bars of two methods
 
 def _looks(methods) -> dict[str, dict]:
     """Method -> colour, line and marker; the last is drawn on top."""
-    return {m: dict(color=method_colour(m), linestyle=line, marker=mark, markersize=4, zorder=2 + 0.1 * k)
-            for k, (m, line, mark) in enumerate(zip(methods, ("--", "-", "-.", "-") * len(methods), MARKERS * len(methods)))}
+    return {
+        m: dict(color=method_colour(m), linestyle=line, marker=mark, markersize=4, zorder=2 + 0.1 * k)
+        for k, (m, line, mark) in enumerate(zip(methods, ("--", "-", "-.", "-") * len(methods), MARKERS * len(methods)))
+    }
 
 
 def _dial_axis(ax, own: float):
@@ -54,11 +48,15 @@ def _lines(ax, part: pd.DataFrame, looks: dict, value: str, bounds):
         if rows[value].isna().all():
             continue
         spread = error_lengths(rows[value], *bounds(rows)) if bounds else None
-        ax.errorbar(rows["dial"] + ASIDE * (k - (len(looks) - 1) / 2), rows[value], spread, capsize=1.5, elinewidth=0.9, **look)
+        ax.errorbar(
+            rows["dial"] + ASIDE * (k - (len(looks) - 1) / 2), rows[value], spread, capsize=1.5, elinewidth=0.9, **look
+        )
 
 
 def _oa_bounds(rows):
-    half = stats.t.ppf(0.975, np.maximum(rows["n_seeds"] - 1, 1)) * rows["oa_sd"] / np.sqrt(rows["n_seeds"])  # no sd with one seed
+    half = (
+        stats.t.ppf(0.975, np.maximum(rows["n_seeds"] - 1, 1)) * rows["oa_sd"] / np.sqrt(rows["n_seeds"])
+    )  # no sd with one seed
     return rows["oa_mean"] - half, rows["oa_mean"] + half
 
 
@@ -66,7 +64,9 @@ def _one(table: pd.DataFrame, kind: str | None) -> tuple[str, pd.DataFrame]:
     kinds = list(dict.fromkeys(table["kind"]))
     kind = kinds[0] if kind is None and len(kinds) == 1 else kind
     if kind not in kinds:
-        raise PrsaError(f"expected one of the table's kinds ({', '.join(kinds) or 'none'}), got {kind!r}. Pass kind=... or run that dial.")
+        raise PrsaError(
+            f"expected one of the table's kinds ({', '.join(kinds) or 'none'}), got {kind!r}. Pass kind=... or run that dial."
+        )
     return kind, table[table["kind"].eq(kind)]
 
 
@@ -81,9 +81,15 @@ def curves(table: pd.DataFrame, kind: str | None = None) -> Figure:
     names = [m for m in dict.fromkeys(table["modality"]) if m]
     looks = _looks(list(dict.fromkeys(table["method"])))
     own = CONFIGS[kind].dial
-    rows = [("probe_gap", "probe gap (points):\nOA alone - inside"), ("rho", "imbalance factor ρ\n(1 = balanced)")] if names else []
+    rows = (
+        [("probe_gap", "probe gap (points):\nOA alone - inside"), ("rho", "imbalance factor ρ\n(1 = balanced)")]
+        if names
+        else []
+    )
     rows = [(value, label) for value, label in rows if table[value].notna().any()]
-    fig, axs = panels(1 + len(rows), max(len(names), 1), 1.9 + 1.65 * len(rows) + 0.9, max(4.5, 1.75 * len(names)), sharex=True)
+    fig, axs = panels(
+        1 + len(rows), max(len(names), 1), 1.9 + 1.65 * len(rows) + 0.9, max(4.5, 1.75 * len(names)), sharex=True
+    )
     grid = axs[0, 0].get_gridspec()
     for ax in axs[0]:
         ax.remove()
@@ -107,8 +113,11 @@ def curves(table: pd.DataFrame, kind: str | None = None) -> Figure:
         ax.set_xlabel(AXIS)
     marks = [Line2D([], [], label=m, **look) for m, look in looks.items()]
     n = int(table["n_seeds"].min())
-    legend_below(fig, [*marks, Line2D([], [], color="#666666", linestyle=":", linewidth=0.9, label="default setting")],
-                 f"{kind} {ENDS}\n" + (f"means and 95 % intervals over {n} seeds" if n > 1 else "one seed"))
+    legend_below(
+        fig,
+        [*marks, Line2D([], [], color="#666666", linestyle=":", linewidth=0.9, label="default setting")],
+        f"{kind} {ENDS}\n" + (f"means and 95 % intervals over {n} seeds" if n > 1 else "one seed"),
+    )
     return fig
 
 
@@ -117,13 +126,24 @@ def sensors(table: pd.DataFrame, kind: str) -> Figure:
     """`prsa.report.dial.sensors` of one kind: what single training pixels say of the classes, and how far classes move to the test area, a line per modality."""
     colours = modality_colours(dict.fromkeys(table["modality"]))
     fig, axs = panels(1, 2, 2.7)
-    for ax, value, label in zip(axs[0], ("separability", "drift"), ("separability in training\n(0 to 1)", "drift to the test area\n(sd within the class)")):
+    for ax, value, label in zip(
+        axs[0],
+        ("separability", "drift"),
+        ("separability in training\n(0 to 1)", "drift to the test area\n(sd within the class)"),
+    ):
         for (m, colour), marker in zip(colours.items(), MARKERS):
             part = table[table["modality"].eq(m)]
             ax.plot(part["dial"], part[value], marker=marker, markersize=4, color=colour)
         _dial_axis(ax, CONFIGS[kind].dial)
         ax.set(ylim=(0, 1 if value == "separability" else None), xlabel=AXIS, ylabel=label)
         ax.yaxis.set_major_locator(MaxNLocator(5))
-    marks = [Line2D([], [], label=m, color=c, marker=marker, markersize=4) for (m, c), marker in zip(colours.items(), MARKERS)]
-    legend_below(fig, [*marks, Line2D([], [], color="#666666", linestyle=":", linewidth=0.9, label="default setting")], f"{kind} {ENDS}")
+    marks = [
+        Line2D([], [], label=m, color=c, marker=marker, markersize=4)
+        for (m, c), marker in zip(colours.items(), MARKERS)
+    ]
+    legend_below(
+        fig,
+        [*marks, Line2D([], [], color="#666666", linestyle=":", linewidth=0.9, label="default setting")],
+        f"{kind} {ENDS}",
+    )
     return fig

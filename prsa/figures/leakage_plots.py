@@ -13,10 +13,19 @@ MARKERS = {"random (leaking)": "X", "blocks": "o", "fixed": "s"}
 
 
 def _one(table: pd.DataFrame, scene, method) -> pd.DataFrame:
-    part = table[(table["scene"] == scene if scene else True) & (table["method"] == method if method else True) & np.ones(len(table), bool)]
+    part = table[
+        (table["scene"] == scene if scene else True)
+        & (table["method"] == method if method else True)
+        & np.ones(len(table), bool)
+    ]
     if part.empty or part[["scene", "method"]].drop_duplicates().shape[0] > 1:
-        have = ", ".join(f"{s}/{m}" for s, m in table[["scene", "method"]].drop_duplicates().itertuples(index=False)) or "none"
-        raise PrsaError(f"expected the rows of one scene and method, got {have}. Pass scene=... and method=... to choose.")
+        have = (
+            ", ".join(f"{s}/{m}" for s, m in table[["scene", "method"]].drop_duplicates().itertuples(index=False))
+            or "none"
+        )
+        raise PrsaError(
+            f"expected the rows of one scene and method, got {have}. Pass scene=... and method=... to choose."
+        )
     return part
 
 
@@ -32,7 +41,17 @@ def accuracy_against_distance(distances: pd.DataFrame, scene: str | None = None,
     for kind, rows in part.groupby("split_kind", sort=True):
         colour = COLOURS.get(kind, "#444444")
         x = rows["nearest"].to_numpy(float)
-        ax.errorbar(x, rows["oa_mean"], rows["oa_sd"].fillna(0), color=colour, marker=MARKERS.get(kind, "D"), markersize=4, capsize=2, linewidth=1.4, label=kind)
+        ax.errorbar(
+            x,
+            rows["oa_mean"],
+            rows["oa_sd"].fillna(0),
+            color=colour,
+            marker=MARKERS.get(kind, "D"),
+            markersize=4,
+            capsize=2,
+            linewidth=1.4,
+            label=kind,
+        )
     edge = float(part["radius"].iloc[0]) + 0.5
     ax.axvspan(0.8, edge, color="#999999", alpha=0.2, linewidth=0)
     last = float(part["nearest"].max())
@@ -48,7 +67,9 @@ def accuracy_against_distance(distances: pd.DataFrame, scene: str | None = None,
 
 
 @styled
-def warning(table: pd.DataFrame, distances: pd.DataFrame, scene: str | None = None, method: str | None = None) -> Figure:
+def warning(
+    table: pd.DataFrame, distances: pd.DataFrame, scene: str | None = None, method: str | None = None
+) -> Figure:
     """One network, two splits. Left: test OA per split kind with its sd over seeds; right: the same against the distance to training.
 
     ``table`` and ``distances`` are those of `prsa.report.leakage.leakage` and `by_distance`.
@@ -59,8 +80,23 @@ def warning(table: pd.DataFrame, distances: pd.DataFrame, scene: str | None = No
     for i, row in enumerate(part.itertuples(index=False)):
         left.bar(i, row.oa_all_mean, 0.62, color=COLOURS.get(row.split_kind, "#444444"))
         left.errorbar(i, row.oa_all_mean, np.nan_to_num(row.oa_all_sd), color="#000000", capsize=3, linewidth=1)
-        left.annotate(f"{row.oa_all_mean:.1f}", (i, row.oa_all_mean + np.nan_to_num(row.oa_all_sd)), (0, 3), textcoords="offset points", ha="center", fontsize=8)
-        left.annotate(f"{100 * row.share_overlap:.3g} %\nleak", (i, 4), ha="center", va="bottom", fontsize=8, color="#ffffff", fontweight="bold")
+        left.annotate(
+            f"{row.oa_all_mean:.1f}",
+            (i, row.oa_all_mean + np.nan_to_num(row.oa_all_sd)),
+            (0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+        left.annotate(
+            f"{100 * row.share_overlap:.3g} %\nleak",
+            (i, 4),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color="#ffffff",
+            fontweight="bold",
+        )
     left.set_xticks(range(len(part)), [kind.replace(" ", "\n") for kind in part["split_kind"]])
     left.set_ylim(0, 105)
     left.set_ylabel("test OA (points)")

@@ -12,7 +12,11 @@ from ..data.scene import class_names, modalities
 from .style import WIDTH, class_colours, legend_below, panels, styled
 
 NONE_COLOUR = "#F4F4F4"  # unlabelled or without data
-SPLIT = {"train": "#303030", "validation": "#7C7C7C", "test": "#BDBDBD"}  # codes 1, 2, 3; greys, because no class is grey
+SPLIT = {
+    "train": "#303030",
+    "validation": "#7C7C7C",
+    "test": "#BDBDBD",
+}  # codes 1, 2, 3; greys, because no class is grey
 VERDICT = {"right": "#C8C8C8", "wrong": "#000000"}
 FALSE_COLOUR = (840.0, 660.0, 560.0)  # nm shown as red, green, blue: vegetation turns red
 HEIGHT_WORDS = ("lidar", "dsm", "dtm", "chm", "height")
@@ -50,7 +54,11 @@ def picture(scene: xr.Dataset, modality: str) -> tuple[np.ndarray, str, str]:
             return _stretch(np.stack([bands[0], bands[1], bands[0] - bands[1]])), f"{modality}: 1, 2, ratio (dB)", ""
         return _stretch(bands[:3]), f"{modality}: bands 1 to 3 (dB)", ""
     if len(bands) < 3 or kind in ("dsm", "lidar"):
-        quantity = "height" if kind in ("dsm", "lidar") or any(word in modality.lower() for word in HEIGHT_WORDS) else str(var.attrs.get("long_name", "value"))
+        quantity = (
+            "height"
+            if kind in ("dsm", "lidar") or any(word in modality.lower() for word in HEIGHT_WORDS)
+            else str(var.attrs.get("long_name", "value"))
+        )
         return bands[0], modality, f"{quantity} ({'no unit' if units in ('1', '') else units})"
     if kind == "rgb":
         return _stretch(bands[:3]), f"{modality}: true colour", ""
@@ -64,7 +72,13 @@ def picture(scene: xr.Dataset, modality: str) -> tuple[np.ndarray, str, str]:
 
 def _codes(ax, values, colours, title):
     """Integer raster (y, x) with 0 = `NONE_COLOUR` and code k in ``colours[k - 1]``."""
-    ax.imshow(values, cmap=ListedColormap([NONE_COLOUR, *colours]), vmin=-0.5, vmax=len(colours) + 0.5, interpolation="nearest")
+    ax.imshow(
+        values,
+        cmap=ListedColormap([NONE_COLOUR, *colours]),
+        vmin=-0.5,
+        vmax=len(colours) + 0.5,
+        interpolation="nearest",
+    )
     ax.set_title(title)
 
 
@@ -94,7 +108,10 @@ def _grid(count: int, shape: tuple[int, int], entries: int):
 
 
 def _class_patches(names):
-    return [Patch(facecolor=c, edgecolor="#888888", linewidth=0.4, label=n) for n, c in zip(names, class_colours(len(names)))]
+    return [
+        Patch(facecolor=c, edgecolor="#888888", linewidth=0.4, label=n)
+        for n, c in zip(names, class_colours(len(names)))
+    ]
 
 
 @styled
@@ -111,8 +128,10 @@ def scene_gallery(scene: xr.Dataset, split: xr.DataArray) -> Figure:
             ax.set_title(title)
     _codes(axs[-2], scene["label"].values, class_colours(len(names)), "labels")
     _codes(axs[-1], split.values, SPLIT.values(), f"split ({kind_label(split.attrs.get('kind', 'given'))})")
-    parts = [Patch(facecolor=c, edgecolor="#888888", linewidth=0.4, label=f"{part}: {int((split == code).sum()):,} px")
-             for code, (part, c) in enumerate(SPLIT.items(), 1)]
+    parts = [
+        Patch(facecolor=c, edgecolor="#888888", linewidth=0.4, label=f"{part}: {int((split == code).sum()):,} px")
+        for code, (part, c) in enumerate(SPLIT.items(), 1)
+    ]
     legend_below(fig, _class_patches(names) + parts)
     return fig
 

@@ -31,18 +31,32 @@ from .style import (
 )
 
 __all__ = [
-    "branch_agreement", "feature_plane", "feature_planes", "fusion_correlation", "gradients", "imbalance_factor", "learning_curves",
-    "prototype_similarities", "prototype_similarity", "save",
+    "branch_agreement",
+    "feature_plane",
+    "feature_planes",
+    "fusion_correlation",
+    "gradients",
+    "imbalance_factor",
+    "learning_curves",
+    "prototype_similarities",
+    "prototype_similarity",
+    "save",
 ]
 
 
 def select(runs: Iterable[xr.Dataset], method: str, scene: str | None = None) -> list[xr.Dataset]:
     """Default runs (no overrides) of a method in order of seed; raises `PrsaError` if there are none or they are of several scenes."""
     runs = list(runs)
-    found = [r for r in runs if r.attrs["method"] == method and not r.attrs.get("variant") and scene in (None, r.attrs["scene"])]
+    found = [
+        r
+        for r in runs
+        if r.attrs["method"] == method and not r.attrs.get("variant") and scene in (None, r.attrs["scene"])
+    ]
     if not found:
         have = sorted({f"{r.attrs['scene']}/{r.attrs['method']}" for r in runs})
-        raise PrsaError(f"expected runs of {method!r}{f' on {scene}' if scene else ''}, got {', '.join(have) or 'no runs'}. Run that method first.")
+        raise PrsaError(
+            f"expected runs of {method!r}{f' on {scene}' if scene else ''}, got {', '.join(have) or 'no runs'}. Run that method first."
+        )
     scenes = sorted({r.attrs["scene"] for r in found})
     if len(scenes) > 1:
         raise PrsaError(f"expected runs of one scene, got {', '.join(scenes)}. Pass scene=... to choose.")
@@ -85,11 +99,17 @@ def learning_curves(runs, method: str = "prsanet", scene: str | None = None) -> 
     fig, axs = panels(1, 2, 2.9, sharey=True)
     for ax, part, title in zip(axs[0], ("train", "val"), ("training pixels", "validation pixels")):
         lines = [_curve(ax, runs, "accuracy", FUSED_COLOUR, "fused", scale=100, watched=part)]
-        lines += [_curve(ax, runs, "branch_accuracy", c, f"{m} branch", scale=100, watched=part, modality=m) for m, c in colours.items()]
+        lines += [
+            _curve(ax, runs, "branch_accuracy", c, f"{m} branch", scale=100, watched=part, modality=m)
+            for m, c in colours.items()
+        ]
         ax.set_title(title)
         ax.set_xlabel("epoch")
     axs[0, 0].set_ylabel("accuracy (%)")
-    handles = [Line2D([], [], color=FUSED_COLOUR, label="fused"), *(Line2D([], [], color=c, label=f"{m} branch") for m, c in colours.items())]
+    handles = [
+        Line2D([], [], color=FUSED_COLOUR, label="fused"),
+        *(Line2D([], [], color=c, label=f"{m} branch") for m, c in colours.items()),
+    ]
     legend_below(fig, handles, f"{method}, {_seeds(runs)}")
     return fig
 
@@ -109,7 +129,10 @@ def imbalance_factor(runs, methods=("concat", "concat+prm", "prsanet"), scene: s
         ax.set_title(m)
         ax.set_xlabel("epoch")
     axs[0, 0].set_ylabel("imbalance factor ρ (ratio)")
-    handles = [Line2D([], [], color=method_colour(k), linestyle=s, label=k) for k, s in zip(methods, ("-", "--", "-.", ":") * len(methods))]
+    handles = [
+        Line2D([], [], color=method_colour(k), linestyle=s, label=k)
+        for k, s in zip(methods, ("-", "--", "-.", ":") * len(methods))
+    ]
     legend_below(fig, handles, f"1 = balanced; {_seeds(first)}")
     return fig
 
@@ -120,7 +143,11 @@ def gradients(runs, method: str = "prsanet", scene: str | None = None) -> Figure
     runs = select(runs, method, scene)
     colours = modality_colours(runs[0]["modality"].values.tolist())
     fig, axs = panels(1, 2, 2.9)
-    for ax, variable, label in zip(axs[0], ("grad_norm", "grad_cosine"), ("gradient norm (no unit)", "cosine between fused-loss\nand prototype-loss gradients")):
+    for ax, variable, label in zip(
+        axs[0],
+        ("grad_norm", "grad_cosine"),
+        ("gradient norm (no unit)", "cosine between fused-loss\nand prototype-loss gradients"),
+    ):
         for m, c in colours.items():
             _curve(ax, runs, variable, c, m, modality=m)
         ax.set_ylabel(label)
@@ -136,7 +163,10 @@ def branch_agreement(runs, methods=("concat", "sagf", "prsanet"), scene: str | N
     """Jensen-Shannon divergence between the branches' category posteriors over epochs: 0 = the branches agree."""
     ax = axes(ax, 3.0)
     chosen = {method: select(runs, method, scene) for method in methods}
-    lines = [_curve(ax, part, "js", method_colour(k), k, s) for (k, part), s in zip(chosen.items(), ("-", "--", "-.", ":") * len(methods))]
+    lines = [
+        _curve(ax, part, "js", method_colour(k), k, s)
+        for (k, part), s in zip(chosen.items(), ("-", "--", "-.", ":") * len(methods))
+    ]
     ax.set_ylabel("JS divergence of branches (nats)")
     ax.set_ylim(bottom=0)
     legend_above(ax, [line for line in lines if line], _seeds(chosen[methods[0]]))
@@ -152,17 +182,39 @@ def _plane(features, prototypes, kind):
     if kind == "pca":
         pca = PCA(2, svd_solver="full").fit(z)
         share = 100 * pca.explained_variance_ratio_
-        return pca.transform(z), pca.transform(prototypes), [f"PC {i + 1} ({s:.0f} % of variance)" for i, s in enumerate(share)]
+        return (
+            pca.transform(z),
+            pca.transform(prototypes),
+            [f"PC {i + 1} ({s:.0f} % of variance)" for i, s in enumerate(share)],
+        )
     if kind != "tsne":
         raise PrsaError(f"expected kind 'pca' or 'tsne', got {kind!r}. Choose one of the two.")
     together = np.concatenate([z, prototypes])
     flat = TSNE(2, perplexity=min(30, (len(together) - 1) / 3), init="pca", random_state=0).fit_transform(together)
-    return flat[: len(z)], flat[len(z):], ["t-SNE 1 (no unit)", "t-SNE 2 (no unit)"]
+    return flat[: len(z)], flat[len(z) :], ["t-SNE 1 (no unit)", "t-SNE 2 (no unit)"]
 
 
 def _class_handles(names, prototype=True):
-    marks = [Line2D([], [], linestyle="", marker=MARKERS[k % len(MARKERS)], color=c, label=n) for k, (n, c) in enumerate(zip(names, class_colours(len(names))))]
-    return marks + [Line2D([], [], linestyle="", marker="*", markersize=10, color="white", markeredgecolor="black", label="prototype")] * prototype
+    marks = [
+        Line2D([], [], linestyle="", marker=MARKERS[k % len(MARKERS)], color=c, label=n)
+        for k, (n, c) in enumerate(zip(names, class_colours(len(names))))
+    ]
+    return (
+        marks
+        + [
+            Line2D(
+                [],
+                [],
+                linestyle="",
+                marker="*",
+                markersize=10,
+                color="white",
+                markeredgecolor="black",
+                label="prototype",
+            )
+        ]
+        * prototype
+    )
 
 
 @styled
@@ -177,8 +229,19 @@ def feature_plane(run: xr.Dataset, modality: str, kind: str = "pca", ax=None, le
     points, stars, labels_xy = _plane(features, prototypes, kind)
     for k, colour in enumerate(class_colours(len(names))):
         mine = points[labels == k + 1]
-        ax.scatter(*mine.T, s=9, marker=MARKERS[k % len(MARKERS)], color=colour, alpha=0.65, linewidths=0, label=names[k])
-    ax.scatter(*stars.T, s=110, marker="*", c=[class_colours(len(names))[k] for k in seen], edgecolors="black", linewidths=0.8, zorder=3, label="prototype")
+        ax.scatter(
+            *mine.T, s=9, marker=MARKERS[k % len(MARKERS)], color=colour, alpha=0.65, linewidths=0, label=names[k]
+        )
+    ax.scatter(
+        *stars.T,
+        s=110,
+        marker="*",
+        c=[class_colours(len(names))[k] for k in seen],
+        edgecolors="black",
+        linewidths=0.8,
+        zorder=3,
+        label="prototype",
+    )
     ax.set(xlabel=labels_xy[0], ylabel=labels_xy[1], title=modality)
     if legend:
         ax.set_title("")
@@ -195,7 +258,7 @@ def feature_planes(run: xr.Dataset, kind: str = "pca") -> Figure:
     fig, axs = panels(rows, cols, 2.4 * rows + 0.9)
     for ax, m in zip(axs.flat, names):
         feature_plane(run, m, kind, ax, legend=False)
-    for ax in axs.flat[len(names):]:
+    for ax in axs.flat[len(names) :]:
         ax.remove()
     legend_below(fig, _class_handles(run["class"].values.tolist()))
     return fig
@@ -217,9 +280,22 @@ def prototype_similarity(runs, modality: str, ax=None, names: bool = True, bar: 
     ax = axes(ax, 3.6, "compressed")
     matrix = np.mean([_similarity(r["prototypes"].sel(modality=modality).values.astype(float)) for r in runs], axis=0)
     numbers = [str(k + 1) for k in range(len(classes))]
-    across = [n if len(classes) < 10 or k % 2 == 0 else "" for k, n in enumerate(numbers)]  # two-digit numbers would touch
-    sns.heatmap(matrix, ax=ax, vmin=-1, vmax=1, cmap="vlag", square=True, xticklabels=across, cbar=bar, linewidths=0.4,
-                yticklabels=[f"{n}  {k}" for k, n in zip(numbers, classes)] if names else numbers, cbar_kws={"label": "cosine similarity", "shrink": 0.8})
+    across = [
+        n if len(classes) < 10 or k % 2 == 0 else "" for k, n in enumerate(numbers)
+    ]  # two-digit numbers would touch
+    sns.heatmap(
+        matrix,
+        ax=ax,
+        vmin=-1,
+        vmax=1,
+        cmap="vlag",
+        square=True,
+        xticklabels=across,
+        cbar=bar,
+        linewidths=0.4,
+        yticklabels=[f"{n}  {k}" for k, n in zip(numbers, classes)] if names else numbers,
+        cbar_kws={"label": "cosine similarity", "shrink": 0.8},
+    )
     ax.tick_params(axis="both", length=0, rotation=0)
     ax.set(title=f"{modality} prototypes", xlabel="class number", ylabel="" if names else "class number")
     return ax
@@ -237,7 +313,7 @@ def prototype_similarities(runs) -> Figure:
     for ax, m in zip(used, modalities):
         prototype_similarity(runs, m, ax, names=False, bar=False)
         ax.tick_params(labelsize=7)
-    for ax in axs.flat[len(modalities):]:
+    for ax in axs.flat[len(modalities) :]:
         ax.set_axis_off()
     fig.colorbar(used[0].collections[0], ax=used, label="cosine similarity", shrink=0.8)
     legend_below(fig, [Line2D([], [], linestyle="", label=f"{k}  {name}") for k, name in enumerate(classes, 1)])
@@ -255,7 +331,11 @@ def fusion_correlation(runs, methods=("concat", "sagf", "concat+prm", "prsanet")
     for (method, part), dx, marker in zip(chosen.items(), offsets, MARKERS * len(methods)):
         means, lows, highs = np.array([metrics.mean_interval([float(r[v]) for r in part]) for v in measures]).T
         spread = error_lengths(means, lows, highs)
-        marks.append(ax.errorbar(np.arange(2) + dx, means, spread, fmt=marker, color=method_colour(method), capsize=3, label=method))
+        marks.append(
+            ax.errorbar(
+                np.arange(2) + dx, means, spread, fmt=marker, color=method_colour(method), capsize=3, label=method
+            )
+        )
     ax.set_xticks([0, 1], list(measures.values()))
     ax.set(xlim=(-0.5, 1.5), ylim=(0, 1), ylabel="correlation with classes (0 to 1)")
     ax.grid(axis="x", visible=False)

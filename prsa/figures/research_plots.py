@@ -10,7 +10,20 @@ from ..errors import PrsaError
 from .style import METHOD_COLOURS, panels, styled
 
 START = "start"  # the configuration that one change at a time is made to
-SUMMARY = ("round", "name", "kind", "n_scenes", "val_oa_mean", "d_start", "d_start_lo", "d_start_hi", "d_concat", "d_concat_lo", "d_concat_hi", "d_slow")
+SUMMARY = (
+    "round",
+    "name",
+    "kind",
+    "n_scenes",
+    "val_oa_mean",
+    "d_start",
+    "d_start_lo",
+    "d_start_hi",
+    "d_concat",
+    "d_concat_lo",
+    "d_concat_hi",
+    "d_slow",
+)
 ALL = "all"
 
 
@@ -36,7 +49,9 @@ def summary(trials: pd.DataFrame) -> pd.DataFrame:
     difference to concat in the probe accuracy of the branch with the lowest imbalance factor in concat, points. Raises `PrsaError` without concat.
     """
     if not trials["name"].eq("concat").any():
-        raise PrsaError(f"expected trials of concat to compare with, got {', '.join(dict.fromkeys(trials['name'])) or 'none'}. Fix: make research")
+        raise PrsaError(
+            f"expected trials of concat to compare with, got {', '.join(dict.fromkeys(trials['name'])) or 'none'}. Fix: make research"
+        )
     trials = trials.assign(kind=trials["scene"].str.partition(":")[0])
     rows = []
     for number, here in trials.groupby("round", sort=False):
@@ -46,11 +61,23 @@ def summary(trials: pd.DataFrame) -> pd.DataFrame:
             for kind in (*dict.fromkeys(here["kind"]), ALL):
                 part = trial if kind == ALL else trial[trial["kind"].eq(kind)]
                 oa = part.groupby("scene")["val_oa"].first()
-                against = [here[here["name"].eq(other)].groupby("scene")["val_oa"].first() for other in (START, "concat")]
+                against = [
+                    here[here["name"].eq(other)].groupby("scene")["val_oa"].first() for other in (START, "concat")
+                ]
                 mine = part.set_index("scene")
                 mine = mine[mine["modality"].eq(slow["modality"].reindex(mine.index))]["probe_accuracy"]
-                rows.append((number, name, kind, len(oa), oa.mean(), *_paired(oa, against[0]), *_paired(oa, against[1]),
-                             (mine - slow["probe_accuracy"].reindex(mine.index)).mean()))
+                rows.append(
+                    (
+                        number,
+                        name,
+                        kind,
+                        len(oa),
+                        oa.mean(),
+                        *_paired(oa, against[0]),
+                        *_paired(oa, against[1]),
+                        (mine - slow["probe_accuracy"].reindex(mine.index)).mean(),
+                    )
+                )
     return pd.DataFrame(rows, columns=list(SUMMARY))
 
 
@@ -69,7 +96,18 @@ def trials(table: pd.DataFrame, number: int) -> Figure:
         ax.plot(values, place, marker, color=colour, markersize=3.5, linestyle="", label=kind)
     whole = table[table["kind"].eq(ALL)].set_index("name").reindex(names)
     spread = np.array([whole["d_start"] - whole["d_start_lo"], whole["d_start_hi"] - whole["d_start"]])
-    ax.errorbar(whole["d_start"], place, xerr=spread, fmt="o", color=METHOD_COLOURS["prsanet"], capsize=2, linewidth=1.3, markersize=5, label="all, 95 % interval", zorder=4)
+    ax.errorbar(
+        whole["d_start"],
+        place,
+        xerr=spread,
+        fmt="o",
+        color=METHOD_COLOURS["prsanet"],
+        capsize=2,
+        linewidth=1.3,
+        markersize=5,
+        label="all, 95 % interval",
+        zorder=4,
+    )
     ax.axvline(0, color="#222222", linewidth=0.9, zorder=1)
     ax.set_yticks(place, names)
     ax.set_ylim(len(names) - 0.4, -0.6)

@@ -8,15 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from ..errors import PrsaError
 from ..report.robustness import CLEAN, MISSING, dominant
 from ..report.tables import ABLATION, BASELINE
-from .style import (
-    MARKERS,
-    METHOD_COLOURS,
-    SPARE_COLOURS,
-    error_lengths,
-    legend_below,
-    panels,
-    styled,
-)
+from .style import MARKERS, METHOD_COLOURS, SPARE_COLOURS, error_lengths, legend_below, panels, styled
 
 AXES = {"cloud shadow": "direct light taken", "noise": "sd of noise (training sd)", "band loss": "share of bands lost"}
 WIDE, HIGH = 8.0, 4.6  # inches
@@ -25,7 +17,10 @@ WIDE, HIGH = 8.0, 4.6  # inches
 def looks(methods) -> dict[str, tuple[str, str]]:
     """Method -> colour and marker; methods without a colour of their own get a spare one."""
     spare = iter([c for c in SPARE_COLOURS if c not in METHOD_COLOURS.values()] * len(methods))
-    return {method: (METHOD_COLOURS.get(method) or next(spare), MARKERS[i % len(MARKERS)]) for i, method in enumerate(methods)}
+    return {
+        method: (METHOD_COLOURS.get(method) or next(spare), MARKERS[i % len(MARKERS)])
+        for i, method in enumerate(methods)
+    }
 
 
 @styled
@@ -38,7 +33,9 @@ def robustness(table: pd.DataFrame, group: str | None = None) -> Figure:
     known = list(dict.fromkeys(table["group"]))
     group = known[0] if group is None and len(known) == 1 else group
     if group not in known:
-        raise PrsaError(f"expected one of the table's groups ({', '.join(known) or 'none'}), got {group!r}. Pass group=... or run its scenes.")
+        raise PrsaError(
+            f"expected one of the table's groups ({', '.join(known) or 'none'}), got {group!r}. Pass group=... or run its scenes."
+        )
     table = table[table["group"].eq(group) & ~table["method"].str.startswith(ABLATION)]
     main, style = dominant(table, group), looks(list(dict.fromkeys(table["method"])))
     kinds = [d for d in dict.fromkeys(table["degradation"]) if d not in (CLEAN, MISSING)]
@@ -64,7 +61,9 @@ def robustness(table: pd.DataFrame, group: str | None = None) -> Figure:
     over = " and ".join(f"{n} {what}" for n, what in ((n_scenes, "scenes"), (n_seeds, "seeds")) if n > 1)
     bars = f"bars: 95 % intervals{', cut at the frame' if cut else ''}"
     title = f"{group}; mean over {over}, {bars}" if over else f"{group}; one scene and seed, no intervals"
-    legend_below(fig, [Line2D([], [], color=c, marker=m, markersize=4, label=method) for method, (c, m) in style.items()], title)
+    legend_below(
+        fig, [Line2D([], [], color=c, marker=m, markersize=4, label=method) for method, (c, m) in style.items()], title
+    )
     return fig
 
 
@@ -73,11 +72,27 @@ def _column(axs, part: pd.DataFrame, place: pd.Series, style: dict, spread: floa
     for i, (method, (colour, marker)) in enumerate(style.items()):
         rows = part[part["method"].eq(method)].assign(place=place).sort_values("place")
         shift = spread * ((i + 0.5) / len(style) - 0.5)
-        axs[0].plot(rows["place"] + (0 if line == "-" else shift), rows["oa_mean"], linestyle=line, color=colour, marker=marker, markersize=4)
+        axs[0].plot(
+            rows["place"] + (0 if line == "-" else shift),
+            rows["oa_mean"],
+            linestyle=line,
+            color=colour,
+            marker=marker,
+            markersize=4,
+        )
         if method != BASELINE:
             middle = rows["d_oa"].to_numpy(float)
-            axs[1].errorbar(rows["place"] + shift, middle, error_lengths(middle, rows["d_oa_lo"], rows["d_oa_hi"]), linestyle=line,
-                            color=colour, marker=marker, markersize=3.5, linewidth=1.2, elinewidth=0.9)
+            axs[1].errorbar(
+                rows["place"] + shift,
+                middle,
+                error_lengths(middle, rows["d_oa_lo"], rows["d_oa_hi"]),
+                linestyle=line,
+                color=colour,
+                marker=marker,
+                markersize=3.5,
+                linewidth=1.2,
+                elinewidth=0.9,
+            )
     axs[1].axhline(0, color=style.get(BASELINE, ("#666666",))[0], linewidth=1.2, zorder=1)
     for ax in axs:
         ax.grid(axis="x", visible=False)

@@ -17,24 +17,77 @@ from matplotlib.lines import Line2D
 
 WIDTH = 4.5  # inches; shrunk to half a page (85 mm), 9-point text is 6.7 points
 STYLE = {
-    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.title_fontsize": 8,
-    "legend.frameon": False, "legend.handlelength": 1.5, "legend.handletextpad": 0.5, "legend.columnspacing": 1.2,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6,
-    "axes.axisbelow": True, "lines.linewidth": 1.6, "figure.dpi": 110, "pdf.fonttype": 42, "svg.hashsalt": "prsa",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 1.5,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "figure.dpi": 110,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "prsa",
 }
 # Okabe-Ito without black, then colours chosen greedily to keep the smallest CIELAB distance under normal vision, protanopia and deuteranopia.
 CLASS_COLOURS = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#3C1E00", "#000F87", "#5A0F4B",
-    "#78FF96", "#0069F0", "#964B2D", "#C3A55A", "#695A69", "#96D2A5", "#3C96FF", "#1E3C87", "#871E3C", "#E1D2FF",
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#3C1E00",
+    "#000F87",
+    "#5A0F4B",
+    "#78FF96",
+    "#0069F0",
+    "#964B2D",
+    "#C3A55A",
+    "#695A69",
+    "#96D2A5",
+    "#3C96FF",
+    "#1E3C87",
+    "#871E3C",
+    "#E1D2FF",
 )
-METHOD_COLOURS = {"late": "#7F7F7F", "concat": "#0072B2", "pmr": "#882255", "concat+prm": "#56B4E9", "sagf": "#999933", "prsanet": "#D55E00"}
-MODALITY_COLOURS = {"hsi": "#009E73", "sar": "#CC79A7", "lidar": "#E69F00", "dsm": "#E69F00", "chm": "#E69F00", "rgb": "#882255"}
+METHOD_COLOURS = {
+    "late": "#7F7F7F",
+    "concat": "#0072B2",
+    "pmr": "#882255",
+    "concat+prm": "#56B4E9",
+    "sagf": "#999933",
+    "prsanet": "#D55E00",
+}
+MODALITY_COLOURS = {
+    "hsi": "#009E73",
+    "sar": "#CC79A7",
+    "lidar": "#E69F00",
+    "dsm": "#E69F00",
+    "chm": "#E69F00",
+    "rgb": "#882255",
+}
 SPARE_COLOURS = ("#882255", "#44AA99", "#332288", "#E69F00", "#CC79A7", "#009E73", "#661100", "#6699CC")
 # family of methods -> colour, marker, label; a late fusion and the single modalities are of the study and share its marker
 FAMILIES = {
-    "single": ("#44AA99", "o", "one modality"), "late": ("#7F7F7F", "o", "late fusion"), "study": ("#D55E00", "o", "fusions of the study"),
-    "rebalancing": ("#882255", "s", "rebalancing methods"), "network": ("#332288", "^", "published networks"),
-    "classical": ("#CC9900", "D", "classical classifiers"), "other": ("#444444", "v", "other methods"),
+    "single": ("#44AA99", "o", "one modality"),
+    "late": ("#7F7F7F", "o", "late fusion"),
+    "study": ("#D55E00", "o", "fusions of the study"),
+    "rebalancing": ("#882255", "s", "rebalancing methods"),
+    "network": ("#332288", "^", "published networks"),
+    "classical": ("#CC9900", "D", "classical classifiers"),
+    "other": ("#444444", "v", "other methods"),
 }
 FUSED_COLOUR = "#000000"
 MARKERS = "osD^vP"
@@ -62,7 +115,11 @@ def method_colour(method: str) -> str:
 def family_handles(families: Iterable[str]) -> list[Line2D]:
     """Legend entries of the families that occur, in the order of `FAMILIES`."""
     there = set(families)
-    return [Line2D([], [], linestyle="", marker=marker, color=c, label=label) for name, (c, marker, label) in FAMILIES.items() if name in there]
+    return [
+        Line2D([], [], linestyle="", marker=marker, color=c, label=label)
+        for name, (c, marker, label) in FAMILIES.items()
+        if name in there
+    ]
 
 
 def styled(draw: Callable) -> Callable:
@@ -82,7 +139,10 @@ def save(figure, stem) -> list[Path]:
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None, "Producer": None})):
+    for kind, metadata in (
+        ("png", {"Software": None}),
+        ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
+    ):
         path = stem.parent / f"{stem.name}.{kind}"
         handle, name = tempfile.mkstemp(dir=stem.parent, prefix=".", suffix=".tmp")
         os.close(handle)
@@ -116,14 +176,24 @@ def columns(labels, width: float = WIDTH) -> int:
 def legend_below(fig, handles, title=None):
     """The one legend of a figure, below all panels."""
     labels = [h.get_label() for h in handles]
-    return fig.legend(handles, labels, loc="outside lower center", ncols=columns(labels, fig.get_figwidth()), title=title)
+    return fig.legend(
+        handles, labels, loc="outside lower center", ncols=columns(labels, fig.get_figwidth()), title=title
+    )
 
 
 def legend_above(ax, handles, title=None):
     """The one legend of an axes, above it."""
     labels = [h.get_label() for h in handles]
     width = ax.get_position().width * ax.figure.get_figwidth() + 0.6
-    return ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=columns(labels, width), title=title, borderaxespad=0.2)
+    return ax.legend(
+        handles,
+        labels,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.01),
+        ncols=columns(labels, width),
+        title=title,
+        borderaxespad=0.2,
+    )
 
 
 def error_lengths(middle, low, high):

@@ -29,7 +29,9 @@ def _rows(table: pd.DataFrame, scene: str | None) -> pd.DataFrame:
     scenes = list(dict.fromkeys(table["scene"]))
     scene = scenes[0] if scene is None and len(scenes) == 1 else scene
     if scene not in scenes:
-        raise PrsaError(f"expected one of the table's scenes ({', '.join(scenes) or 'none'}), got {scene!r}. Pass scene=... or run that scene.")
+        raise PrsaError(
+            f"expected one of the table's scenes ({', '.join(scenes) or 'none'}), got {scene!r}. Pass scene=... or run that scene."
+        )
     return table[table["scene"].eq(scene)].reset_index(drop=True)
 
 
@@ -42,7 +44,16 @@ def _horizontal(ax, table, label, value, low, high, colours, markers=None):
         ax.barh(place, middle, color=colours, height=0.62)
     for y, x, e, c, marker in zip(place, middle, spread.T, colours, markers or ["none"] * len(table)):
         whole = e[:, None] if np.isfinite(e).all() else None
-        ax.errorbar(x, y, xerr=whole, fmt=marker, color="#222222" if markers is None else c, capsize=3, linewidth=1.3, markersize=5)
+        ax.errorbar(
+            x,
+            y,
+            xerr=whole,
+            fmt=marker,
+            color="#222222" if markers is None else c,
+            capsize=3,
+            linewidth=1.3,
+            markersize=5,
+        )
     ax.set_yticks(place, table[label])
     ax.set_ylim(-0.6, len(table) - 0.4)
     ax.grid(axis="y", visible=False)
@@ -51,7 +62,16 @@ def _horizontal(ax, table, label, value, low, high, colours, markers=None):
 
 def _by_family(ax, table, value, low, high):
     """`_horizontal` of methods with the colour and marker of their family."""
-    _horizontal(ax, table, "method", value, low, high, [FAMILIES[f][0] for f in table["family"]], [FAMILIES[f][1] for f in table["family"]])
+    _horizontal(
+        ax,
+        table,
+        "method",
+        value,
+        low,
+        high,
+        [FAMILIES[f][0] for f in table["family"]],
+        [FAMILIES[f][1] for f in table["family"]],
+    )
 
 
 def _height(rows: int) -> float:
@@ -72,7 +92,10 @@ def accuracy_ranking(table: pd.DataFrame, scene: str | None = None, ax=None):
     ax = axes(ax, _height(len(table)) + 0.3)
     _by_family(ax, table, "oa_mean", table["oa_mean"] - table["oa_sd"], table["oa_mean"] + table["oa_sd"])
     note = " (simulated)" if table["simulated"].iloc[0] else ""
-    ax.set(xlabel="overall accuracy (%)" + _over_seeds(table, ", mean ± sd over seeds"), title=table["scene"].iloc[0] + note)
+    ax.set(
+        xlabel="overall accuracy (%)" + _over_seeds(table, ", mean ± sd over seeds"),
+        title=table["scene"].iloc[0] + note,
+    )
     if alone:
         legend_below(ax.figure, family_handles(table["family"]))
     return ax
@@ -84,12 +107,14 @@ def accuracy_rankings(table: pd.DataFrame) -> Figure:
     scenes = list(dict.fromkeys(table["scene"]))
     cols = min(3, len(scenes))
     rows = -(-len(scenes) // cols)
-    fig, axs = panels(rows, cols, rows * _height(int(table["scene"].value_counts().max())) + 0.4, max(WIDTH, 3.0 * cols))
+    fig, axs = panels(
+        rows, cols, rows * _height(int(table["scene"].value_counts().max())) + 0.4, max(WIDTH, 3.0 * cols)
+    )
     for ax, scene in zip(axs.flat, scenes):
         accuracy_ranking(table, scene, ax)
         if cols > 1:  # the whole label would not fit below a narrow panel
             ax.set_xlabel("overall accuracy (%)")
-    for ax in axs.flat[len(scenes):]:
+    for ax in axs.flat[len(scenes) :]:
         ax.remove()
     legend_below(fig, family_handles(table["family"]), _over_seeds(table, "mean ± sd over seeds") if cols > 1 else None)
     return fig
@@ -108,13 +133,24 @@ def group_differences(table: pd.DataFrame) -> Figure:
     fig, axs = panels(rows, cols, rows * _height(len(methods)) + 0.4, max(WIDTH, 2.6 * cols), sharey=True)
     for ax, name in zip(axs.flat, names):
         part = table[table["group"].eq(name)].set_index("method").reindex(methods).reset_index()
-        _horizontal(ax, part, "method", "d_oa", part["d_oa_lo"], part["d_oa_hi"], [method_colour(m) for m in methods], ["o"] * len(methods))
+        _horizontal(
+            ax,
+            part,
+            "method",
+            "d_oa",
+            part["d_oa_lo"],
+            part["d_oa_hi"],
+            [method_colour(m) for m in methods],
+            ["o"] * len(methods),
+        )
         ax.axvline(0, color="#222222", linewidth=0.9, zorder=1)
         first = part.dropna(subset="n_scenes").iloc[0]
         scenes = f"{first['n_scenes']:.0f} scenes" if first["n_scenes"] > 1 else "1 scene"
-        ax.set(title=f"{name} ({'simulated' if first['simulated'] else 'real'}, {scenes}, {first['n_seeds']:.0f} seeds)")
+        ax.set(
+            title=f"{name} ({'simulated' if first['simulated'] else 'real'}, {scenes}, {first['n_seeds']:.0f} seeds)"
+        )
         ax.title.set_fontsize(8)
-    for ax in axs.flat[len(names):]:
+    for ax in axs.flat[len(names) :]:
         ax.remove()
     fig.supxlabel("difference in OA to concat (points), mean and 95 % interval", fontsize=9)
     return fig
@@ -130,7 +166,10 @@ def rank_intervals(table: pd.DataFrame, ax=None):
     _by_family(ax, table, "rank_mean", table["rank_lo"], table["rank_hi"])
     scenes, seeds = (int(table[c].iloc[0]) for c in ("n_scenes", "n_seeds"))
     over = " and ".join(f"{n} {what}" for n, what in ((scenes, "scenes"), (seeds, "seeds")) if n > 1)
-    ax.set(xlabel="mean rank of OA (1 = best)" + (f", 95 % interval\nover {over}" if over else ""), xlim=(0.5, len(table) + 0.5))
+    ax.set(
+        xlabel="mean rank of OA (1 = best)" + (f", 95 % interval\nover {over}" if over else ""),
+        xlim=(0.5, len(table) + 0.5),
+    )
     if alone:
         legend_below(ax.figure, family_handles(table["family"]))
     return ax
@@ -152,7 +191,9 @@ def critical_difference(scores: pd.DataFrame, ax=None):
     oa = ranking.common(scores).mean("seed")
     (n, k), names = (oa.sizes["scene"], oa.sizes["method"]), oa["method"].values
     if n < 2 or k < 3:
-        return _only_text(axes(ax, 1.2), f"a comparison of ranks needs 2 scenes and 3 methods on all of them;\nhere: {n} and {k}")
+        return _only_text(
+            axes(ax, 1.2), f"a comparison of ranks needs 2 scenes and 3 methods on all of them;\nhere: {n} and {k}"
+        )
     values = oa.transpose("scene", "method").values
     mean = ranking.ranks(values).mean(0)
     order = np.argsort(mean, kind="stable")
@@ -170,12 +211,21 @@ def critical_difference(scores: pd.DataFrame, ax=None):
     for i, (x, name) in enumerate(zip(mean, names)):
         colour, marker, _ = FAMILIES[family[name]]
         y = -first - (i if i < left else k - 1 - i)
-        end, side, label = (1 - edge, "right", f"{name}  {x:.1f} ") if i < left else (k + edge, "left", f" {x:.1f}  {name}")
+        end, side, label = (
+            (1 - edge, "right", f"{name}  {x:.1f} ") if i < left else (k + edge, "left", f" {x:.1f}  {name}")
+        )
         ax.plot([x, x, end], [0, y, y], color=colour, linewidth=0.9)
         ax.plot(x, 0, marker, color=colour, markersize=5, zorder=5, clip_on=False)
         ax.text(end, y, label, ha=side, va="center", fontsize=8)
     for i, (a, b) in enumerate(bars):
-        ax.plot([mean[a] - edge / 6, mean[b] + edge / 6], [-0.45 * (i + 1)] * 2, color="#222222", linewidth=2.6, solid_capstyle="butt", zorder=4)
+        ax.plot(
+            [mean[a] - edge / 6, mean[b] + edge / 6],
+            [-0.45 * (i + 1)] * 2,
+            color="#222222",
+            linewidth=2.6,
+            solid_capstyle="butt",
+            zorder=4,
+        )
     ax.plot([1, 1 + difference], [2, 2], "|-", color="#222222", linewidth=1.3, markersize=6, clip_on=False)
     ax.text(1 + difference / 2, 2.2, f"critical difference {difference:.1f}", ha="center", va="bottom", fontsize=8)
     ax.set(xlim=(1 - edge, k + edge), ylim=(-depth - 0.6, 3.2), yticks=[])
@@ -185,7 +235,9 @@ def critical_difference(scores: pd.DataFrame, ax=None):
     ax.set_xticks(range(1, k + 1, max(1, round(k / 7))))
     ax.grid(visible=False)
     p = ranking.friedman(values)
-    ax.set_title(f"mean rank of OA over {n} scenes (1 = best); Friedman test: p " + (f"= {p:.2g}" if p >= 0.001 else "< 0.001"))
+    ax.set_title(
+        f"mean rank of OA over {n} scenes (1 = best); Friedman test: p " + (f"= {p:.2g}" if p >= 0.001 else "< 0.001")
+    )
     if alone:
         legend_below(ax.figure, family_handles(family[name] for name in names))
     return ax
@@ -222,7 +274,7 @@ def sensitivity_curves(table: pd.DataFrame, scene: str | None = None) -> Figure:
         ax.set_xticks(place, [str(v) for v in part["value"]])
         ax.set(xlabel=f"{name}", xlim=(-0.4, len(part) - 0.6))
         ax.grid(axis="x", visible=False)
-    for ax in axs.flat[len(names):]:
+    for ax in axs.flat[len(names) :]:
         ax.set_axis_off()
     if not names:
         axs[0, 0].text(0.5, 0.5, "no sensitivity runs", ha="center", transform=axs[0, 0].transAxes)

@@ -12,6 +12,7 @@ from ..errors import PrsaError
 
 ANCHORS = ("learned", "simplex", "prototype")
 
+
 class Concat(nn.Module):
     """f = [z^1 .. z^M]."""
 
@@ -69,12 +70,16 @@ class SAGF(nn.Module):
     that are all equally far from each other; "prototype", the mean over modalities of the projected prototypes, which carry no gradient.
     """
 
-    def __init__(self, modalities: int, features: int, classes: int, tau: float = 0.1, rounds: int = 1, anchors: str = "learned"):
+    def __init__(
+        self, modalities: int, features: int, classes: int, tau: float = 0.1, rounds: int = 1, anchors: str = "learned"
+    ):
         super().__init__()
         if anchors not in ANCHORS:
             raise PrsaError(f"unknown anchors {anchors!r}. Expected one of {', '.join(ANCHORS)}.")
         if anchors == "simplex" and classes > features:
-            raise PrsaError(f"anchors='simplex' needs as many features as classes: expected features >= {classes}, got {features}.")
+            raise PrsaError(
+                f"anchors='simplex' needs as many features as classes: expected features >= {classes}, got {features}."
+            )
         self.size, self.kind = modalities * features, anchors
         self.tau, self.rounds = tau, rounds
         self.project = nn.Parameter(torch.empty(modalities, features, features))  # P_m
@@ -85,7 +90,9 @@ class SAGF(nn.Module):
             self.anchors = nn.Parameter(start)
         else:
             basis = torch.linalg.qr(start.T).Q.T if anchors == "simplex" else torch.zeros_like(start)
-            self.register_buffer("anchors", F.normalize(basis - basis.mean(0), dim=1))  # prototypes: replaced in every pass
+            self.register_buffer(
+                "anchors", F.normalize(basis - basis.mean(0), dim=1)
+            )  # prototypes: replaced in every pass
         self.from_category = nn.Parameter(torch.zeros(features, features))  # W_c
         self.from_modality = nn.Parameter(torch.zeros(features, features))  # W_g
         self.bonus = nn.Parameter(torch.zeros(()))  # g

@@ -8,7 +8,15 @@ from torch import nn
 class PrototypeBank(nn.Module):
     """Running category means c^m_k of training features, (M, K, D); never a gradient, never validation or test pixels."""
 
-    def __init__(self, modalities: int, classes: int, features: int, momentum: float = 0.9, metric: str = "cosine", tau: float = 0.3):
+    def __init__(
+        self,
+        modalities: int,
+        classes: int,
+        features: int,
+        momentum: float = 0.9,
+        metric: str = "cosine",
+        tau: float = 0.3,
+    ):
         super().__init__()
         self.momentum, self.metric, self.tau = momentum, metric, tau
         self.register_buffer("means", torch.zeros(modalities, classes, features))
@@ -32,7 +40,9 @@ class PrototypeBank(nn.Module):
         if self.metric == "cosine":
             return torch.einsum("bmd,mkd->bmk", F.normalize(z, dim=2), F.normalize(self.means, dim=2)) / self.tau
         # The matrix-product shortcut that torch takes for large batches loses small distances in single precision.
-        return -torch.cdist(z.transpose(0, 1), self.means, compute_mode="donot_use_mm_for_euclid_dist").transpose(0, 1)  # (B, M, K)
+        return -torch.cdist(z.transpose(0, 1), self.means, compute_mode="donot_use_mm_for_euclid_dist").transpose(
+            0, 1
+        )  # (B, M, K)
 
     def similarity(self) -> torch.Tensor:
         """cos(c^m_j, c^m_k), (M, K, K)."""

@@ -24,12 +24,16 @@ class PRSANet(nn.Module):
     a raw scene. With ``config`` at its defaults this is the concatenation baseline.
     """
 
-    def __init__(self, bands: dict[str, int], classes: list[str], config: Config, seed: int = 0, statistics: dict | None = None):
+    def __init__(
+        self, bands: dict[str, int], classes: list[str], config: Config, seed: int = 0, statistics: dict | None = None
+    ):
         super().__init__()
         if config.fusion != "late" and config.fusion not in FUSIONS:
             raise PrsaError(f"unknown fusion {config.fusion!r}. Expected one of {', '.join(FUSIONS)} or late.")
         if config.vote and config.fusion != "sagf":
-            raise PrsaError(f"vote={config.vote} asks the branches about the anchors: expected fusion='sagf', got {config.fusion!r}. Fix: vote=0.")
+            raise PrsaError(
+                f"vote={config.vote} asks the branches about the anchors: expected fusion='sagf', got {config.fusion!r}. Fix: vote=0."
+            )
         self.config, self.bands, self.classes = config, dict(bands), list(classes)
         self.modalities = list(bands)
         self.sides = config.patches(self.modalities)
@@ -40,11 +44,17 @@ class PRSANet(nn.Module):
                 torch.manual_seed(stream_seed(seed, "init", *names))
                 return build()
 
-        self.encoders = nn.ModuleDict({m: made(lambda m=m: Encoder(bands[m], self.sides[m], config.width, d), m) for m in bands})
+        self.encoders = nn.ModuleDict(
+            {m: made(lambda m=m: Encoder(bands[m], self.sides[m], config.width, d), m) for m in bands}
+        )
         self.bank = PrototypeBank(n, k, d, config.momentum, config.metric, config.tau_p)
         self.fusion = self.head = None
         if config.fusion != "late":
-            extra = {"tau": config.tau_s, "rounds": config.rounds, "anchors": config.anchors} if config.fusion == "sagf" else {}
+            extra = (
+                {"tau": config.tau_s, "rounds": config.rounds, "anchors": config.anchors}
+                if config.fusion == "sagf"
+                else {}
+            )
             self.fusion = made(lambda: FUSIONS[config.fusion](n, d, k, **extra), "fusion")
             self.head = made(lambda: nn.Linear(self.fusion.size, k), "head")
         self.branch_heads = nn.ModuleDict()
@@ -68,7 +78,9 @@ class PRSANet(nn.Module):
     def _check_partition(self):
         parts = [list(self.encoders[m].parameters()) for m in self.modalities] + [self.shared_parameters()]
         ids = [id(p) for part in parts for p in part]
-        assert len(ids) == len(set(ids)) == len(list(self.parameters())), "every parameter belongs to exactly one modality or is shared"
+        assert len(ids) == len(set(ids)) == len(list(self.parameters())), (
+            "every parameter belongs to exactly one modality or is shared"
+        )
 
     def encode(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
         """x[m] (B, C_m, p_m, p_m) -> z (B, M, D)."""
@@ -82,7 +94,9 @@ class PRSANet(nn.Module):
         out = {"prototype": self.bank.logits(z)}
         if self.branch_heads:
             # contiguous: the product then rounds alike whatever M, and a net trained alone equals its branch of "late" to the bit
-            out["branch"] = torch.stack([self.branch_heads[m](z[:, i].contiguous()) for i, m in enumerate(self.modalities)], dim=1)  # (B, M, K)
+            out["branch"] = torch.stack(
+                [self.branch_heads[m](z[:, i].contiguous()) for i, m in enumerate(self.modalities)], dim=1
+            )  # (B, M, K)
         if self.fusion is None:
             return out | {"f": z.flatten(1), "logits": out["branch"].log_softmax(2).sum(1)}
         seen = z if keep is None else z * keep[:, :, None]
@@ -116,4 +130,8 @@ class PRSANet(nn.Module):
         elif self.fusion is not None:
             after += sum(p.numel() for p in self.fusion.parameters() if p.ndim == 2)
         patch, pixel = (sum(v) for v in zip(*(self.encoders[m].macs() for m in self.modalities)))
-        return {"params": sum(p.numel() for p in self.parameters()), "macs_patch": patch + after, "macs_pixel": pixel + after}
+        return {
+            "params": sum(p.numel() for p in self.parameters()),
+            "macs_patch": patch + after,
+            "macs_pixel": pixel + after,
+        }

@@ -24,7 +24,14 @@ from . import groups, robustness, tables
 COLUMNS = ("claim", "scene", "measure", "effect", "lo", "hi", "n", "verdict")
 VERDICTS = ("supported", "not supported", "reversed")
 ALL = "all"  # in the place of a scene: over scenes and seeds
-SMALLEST = {"points": 0.5, "0 to 1": 0.01, "nats": 0.01, "log2": 0.1, "cosine": 0.05, "rank correlation": 0.1}  # unit of a measure -> smallest effect that matters
+SMALLEST = {
+    "points": 0.5,
+    "0 to 1": 0.01,
+    "nats": 0.01,
+    "log2": 0.1,
+    "cosine": 0.05,
+    "rank correlation": 0.1,
+}  # unit of a measure -> smallest effect that matters
 
 RULE = (
     "Every claim is turned into an effect that is positive where the claim holds, one value per scene and seed, paired by both. The 95 % interval of "
@@ -50,20 +57,20 @@ DEGRADED = "balance helps when the dominant sensor is degraded"
 CLAIMS = {  # claim -> effect, and what to mind; in the order of the ledger
     STARVED: "Probe OA of the branch trained alone (late) minus inside concat, every modality. The abstract needs one such modality per scene.",
     FACTOR: "Inside concat: probe gap (alone minus joint) of the modality with the lowest imbalance factor minus the mean gap of the others; and "
-            "Spearman's correlation of the falling factor with the gap of the same epoch on validation pixels (shadow heads), over epochs and "
-            "modalities. Scene `all`: the same correlation over scenes, settings of the dial and modalities at the end, a value per seed. 0 where the factor "
-            "knows nothing of the gap.",
+    "Spearman's correlation of the falling factor with the gap of the same epoch on validation pixels (shadow heads), over epochs and "
+    "modalities. Scene `all`: the same correlation over scenes, settings of the dial and modalities at the end, a value per seed. 0 where the factor "
+    "knows nothing of the gap.",
     PROTOTYPE: "Probe OA of the branch inside concat+prm, and inside prsanet, minus inside concat, every modality, so that none is chosen by its result; "
-               "`slow` marks the lowest mean imbalance factor in concat, the one that the abstract speaks of.",
+    "`slow` marks the lowest mean imbalance factor in concat, the one that the abstract speaks of.",
     DIRECTION: "Cosine, on the features of a branch, with the gradient that it would get if it were trained alone from where it is (shadow heads), mean "
-               "over epochs: of the prototype loss minus of the fused loss inside concat; of all losses inside concat+prm minus inside concat. Prototypes and "
-               "shadow heads both classify one branch, so that some agreement is by construction.",
+    "over epochs: of the prototype loss minus of the fused loss inside concat; of all losses inside concat+prm minus inside concat. Prototypes and "
+    "shadow heads both classify one branch, so that some agreement is by construction.",
     BALANCE: "Mean over modalities of |log2 imbalance factor| in concat minus in concat+prm: 0 is balance, 1 a factor of 2 or 1/2. "
-             "The loss trains what the factor is made of, so this says that it works, not that it is good for anything.",
+    "The loss trains what the factor is made of, so this says that it works, not that it is good for anything.",
     CATEGORIES: "Linear CKA and eta squared of the fused features with the categories, sagf minus concat.",
     AGREEMENT: "Fall of the Jensen-Shannon divergence between the branches from the first to the last epoch of sagf (any training may do that), and "
-               "its last value without minus with a part. Posteriors are those of the anchors with SAGF and of the prototypes without it, so only "
-               "methods with the same kind are compared, never concat with sagf.",
+    "its last value without minus with a part. Posteriors are those of the anchors with SAGF and of the prototypes without it, so only "
+    "methods with the same kind are compared, never concat with sagf.",
     ACCURACY: "Test OA of prsanet minus that of concat, late, pmr, concat+prm and sagf.",
     PUSH: "Test OA of prsanet minus the same without the push that follows the imbalance factor (prsanet-no-push).",
     DEGRADED: "Test OA of prsanet minus that of concat with the dominant sensor degraded at the strongest setting, or missing; no retraining.",
@@ -139,7 +146,9 @@ def _strongest(run: xr.Dataset) -> dict[str, str]:
     """What is done to the dominant sensor at its strongest, e.g. "noise 2", and the name of that condition in the run file; and "missing"."""
     names, found = run["modality"].values.tolist(), {}
     conditions = {name: robustness.parse(name, names) for name in run["condition"].values.tolist()}
-    dominant = next((m for m, what, _ in conditions.values() if what not in (robustness.CLEAN, robustness.MISSING)), None)
+    dominant = next(
+        (m for m, what, _ in conditions.values() if what not in (robustness.CLEAN, robustness.MISSING)), None
+    )
     for name, (m, what, strength) in conditions.items():
         if m == dominant and strength >= found.get(what, ("", 0.0))[1]:
             found[what] = name, strength
@@ -167,23 +176,39 @@ def _effects(of: dict[str, dict[tuple, xr.Dataset]]) -> Iterator[tuple[str, str,
     yield FACTOR, "factor falls with the gap over epochs (rank correlation)", paired("late", "concat", _follows)
     for method in ("concat+prm", "prsanet"):
         for m in names:
-            yield PROTOTYPE, f"probe OA of {label[m]}: {method} - concat (points)", paired(method, "concat", less(_probe, m))
+            yield (
+                PROTOTYPE,
+                f"probe OA of {label[m]}: {method} - concat (points)",
+                paired(method, "concat", less(_probe, m)),
+            )
     for m in names:
         toward = {key: _direction(run, "prototype", m) - _direction(run, "fused", m) for key, run in concat.items()}
         yield DIRECTION, f"direction of {label[m]} in concat: prototype - fused loss (cosine)", toward
     for m in names:
-        yield DIRECTION, f"direction of {label[m]}: concat+prm - concat (cosine)", paired("concat+prm", "concat", less(_direction, "total", m))
+        yield (
+            DIRECTION,
+            f"direction of {label[m]}: concat+prm - concat (cosine)",
+            paired("concat+prm", "concat", less(_direction, "total", m)),
+        )
     yield BALANCE, "distance from balance: concat - concat+prm (log2)", paired("concat", "concat+prm", less(_imbalance))
     for key, text in (("cka", "linear CKA"), ("eta2", "eta squared")):
         yield CATEGORIES, f"{text}: sagf - concat (0 to 1)", paired("sagf", "concat", less(lambda run: float(run[key])))
-    yield AGREEMENT, "JS in sagf: first - last epoch (nats)", {key: _js(run, 0) - _js(run) for key, run in of.get("sagf", {}).items()}
+    yield (
+        AGREEMENT,
+        "JS in sagf: first - last epoch (nats)",
+        {key: _js(run, 0) - _js(run) for key, run in of.get("sagf", {}).items()},
+    )
     for without, method in (("concat", "concat+prm"), ("prsanet-no-alignment", "prsanet")):
         yield AGREEMENT, f"JS at the end: {without} - {method} (nats)", paired(without, method, less(_js))
     for other in ("concat", "late", "pmr", "concat+prm", "sagf"):
         yield ACCURACY, f"OA: prsanet - {other} (points)", paired("prsanet", other, less(_oa))
     yield PUSH, "OA: prsanet - prsanet-no-push (points)", paired("prsanet", "prsanet-no-push", less(_oa))
     for what, condition in _strongest(first).items():
-        yield DEGRADED, f"OA, dominant sensor {what}: prsanet - concat (points)", paired("prsanet", "concat", less(_degraded, condition))
+        yield (
+            DEGRADED,
+            f"OA, dominant sensor {what}: prsanet - concat (points)",
+            paired("prsanet", "concat", less(_degraded, condition)),
+        )
 
 
 def _row(claim: str, scene: str, measure: str, values: dict[tuple, float]) -> tuple:
@@ -212,7 +237,9 @@ def _everywhere(of: dict[tuple, dict[str, xr.Dataset]]) -> dict[tuple, float]:
 
 def _tested(runs: Iterable[xr.Dataset]) -> list[xr.Dataset]:
     """Runs with several branches to look into, without overrides."""
-    return [run for run in runs if int(run.attrs["probed"]) and not run.attrs.get("variant") and run.sizes["modality"] > 1]
+    return [
+        run for run in runs if int(run.attrs["probed"]) and not run.attrs.get("variant") and run.sizes["modality"] > 1
+    ]
 
 
 def ledger(runs: Iterable[xr.Dataset]) -> pd.DataFrame:
@@ -224,13 +251,20 @@ def ledger(runs: Iterable[xr.Dataset]) -> pd.DataFrame:
     given twice.
     """
     table = tables.scores(_tested(runs))
-    table = table[table["method"].eq([run.attrs["method"] for run in table["run"]])]  # without the single nets of a late run
+    table = table[
+        table["method"].eq([run.attrs["method"] for run in table["run"]])
+    ]  # without the single nets of a late run
     if not table["method"].eq("concat").any():
         have = ", ".join(dict.fromkeys(table["method"])) or "none"
-        raise PrsaError(f"expected runs of concat, with which most claims are tested, got {have}. Train them: make reproduce, or notebook 03_train.")
+        raise PrsaError(
+            f"expected runs of concat, with which most claims are tested, got {have}. Train them: make reproduce, or notebook 03_train."
+        )
     found: dict[str, list] = {claim: [] for claim in CLAIMS}
     for name, here in table[~table["scene"].map(is_dial)].groupby(table["scene"].map(group_of), sort=False):
-        of = {method: dict(zip(zip(part["scene"], part["seed"]), part["run"])) for method, part in here.groupby("method", sort=False)}
+        of = {
+            method: dict(zip(zip(part["scene"], part["seed"]), part["run"]))
+            for method, part in here.groupby("method", sort=False)
+        }
         for claim, measure, values in _effects(of):
             values = groups.complete(values)
             if values:
@@ -238,18 +272,25 @@ def ledger(runs: Iterable[xr.Dataset]) -> pd.DataFrame:
     by_run = {key: dict(zip(part["method"], part["run"])) for key, part in table.groupby(["scene", "seed"], sort=False)}
     everywhere = groups.complete(_everywhere(by_run))
     if everywhere:
-        found[FACTOR].append(_row(FACTOR, ALL, "factor falls with the gap over scenes and dial (rank correlation)", everywhere))
+        found[FACTOR].append(
+            _row(FACTOR, ALL, "factor falls with the gap over scenes and dial (rank correlation)", everywhere)
+        )
     return pd.DataFrame([row for claim_rows in found.values() for row in claim_rows], columns=list(COLUMNS))
 
 
 def matrix(table: pd.DataFrame) -> pd.DataFrame:
     """The ledger with a column ``row`` that is alike for all groups: the modality is named by its role (slow, middle, fast) alone."""
-    return table.assign(row=[re.sub(r"\S+ \((slow|middle|fast)\)", r"the \1 branch", measure) for measure in table["measure"]])
+    return table.assign(
+        row=[re.sub(r"\S+ \((slow|middle|fast)\)", r"the \1 branch", measure) for measure in table["measure"]]
+    )
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """How many rows of a ledger have each verdict: claim, rows and `VERDICTS`, a row per claim that has any."""
-    counts = [(claim, len(part), *(int(part["verdict"].eq(v).sum()) for v in VERDICTS)) for claim, part in table.groupby("claim", sort=False)]
+    counts = [
+        (claim, len(part), *(int(part["verdict"].eq(v).sum()) for v in VERDICTS))
+        for claim, part in table.groupby("claim", sort=False)
+    ]
     return pd.DataFrame(counts, columns=["claim", "rows", *VERDICTS])
 
 
@@ -258,8 +299,14 @@ def write(runs: Iterable[xr.Dataset], folder) -> list[Path]:
     runs = _tested(runs)
     table = ledger(runs)
     simulated = dict.fromkeys(run.attrs["scene"] for run in runs if int(run.attrs["simulated"]))
-    note = (f"The abstract's claims on our reconstruction. {RULE} {len(table)} rows; if nothing had any effect, about {by_chance(table):.1f} "
-            f"intervals would still exclude 0, half of them on either side. Simulated scenes: {', '.join(simulated) or 'none'}.")
+    note = (
+        f"The abstract's claims on our reconstruction. {RULE} {len(table)} rows; if nothing had any effect, about {by_chance(table):.1f} "
+        f"intervals would still exclude 0, half of them on either side. Simulated scenes: {', '.join(simulated) or 'none'}."
+    )
     effects = "".join(f"* {claim}: {CLAIMS[claim]}\n" for claim in dict.fromkeys(table["claim"]))
-    return [tables.write_text(tables.csv_text(table), Path(folder) / "claims.csv"),
-            tables.write_text(f"{note}\n\n{effects}\n{tables.markdown(tables.readable(table))}", Path(folder) / "claims.md")]
+    return [
+        tables.write_text(tables.csv_text(table), Path(folder) / "claims.csv"),
+        tables.write_text(
+            f"{note}\n\n{effects}\n{tables.markdown(tables.readable(table))}", Path(folder) / "claims.md"
+        ),
+    ]

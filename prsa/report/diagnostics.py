@@ -26,7 +26,10 @@ def area_drift(scene: xr.Dataset, split: xr.DataArray) -> pd.DataFrame:
     """
     rows = []
     for m in modalities(scene):
-        values = {k: [pixels_of(scene, split, m, part, k) for part in (TRAIN, TEST)] for k in range(1, len(class_names(scene)) + 1)}
+        values = {
+            k: [pixels_of(scene, split, m, part, k) for part in (TRAIN, TEST)]
+            for k in range(1, len(class_names(scene)) + 1)
+        }
         enough = {k: pair for k, pair in values.items() if min(v.shape[1] for v in pair) >= FEWEST}
         if not enough:
             continue
@@ -41,7 +44,10 @@ def area_drift(scene: xr.Dataset, split: xr.DataArray) -> pd.DataFrame:
 
 def probe_accuracy(run: xr.Dataset) -> dict[str, float]:
     """Modality -> overall accuracy (points) of a linear probe on its frozen branch, test pixels."""
-    return {str(m): float(metrics.points(metrics.oa(run["probe_confusion"].sel(modality=m).values))) for m in run["modality"].values}
+    return {
+        str(m): float(metrics.points(metrics.oa(run["probe_confusion"].sel(modality=m).values)))
+        for m in run["modality"].values
+    }
 
 
 def calibration(scene: xr.Dataset, split: xr.DataArray, runs: Iterable[xr.Dataset], bins: int = 10) -> pd.DataFrame:

@@ -21,15 +21,48 @@ from ..errors import PrsaError
 from . import tables
 from .diagnostics import area_drift, probe_accuracy
 
-COLUMNS = ("kind", "dial", "method", "n_seeds", "oa_mean", "oa_sd", "d_oa", "d_oa_lo", "d_oa_hi",
-           "modality", "rho", "probe_gap", "probe_gap_lo", "probe_gap_hi")
-TREND = ("kind", "method", "measure", "modality", "n_settings", "n_seeds", "correlation", "correlation_lo", "correlation_hi")
-MEASURES = {"oa": "fused OA", "lead": "lead over concat", "distance": "distance from balance", "gap": "probe gap"}  # of `trend`; the first two have no modality
-NOTE = ("Simulated scenes with the imbalance dial at several settings (0 balanced, 1 strong), one landscape per kind. OA of the fused network in points, "
-        "mean ± sd over seeds; difference in OA to concat, and probe gap (OA of a linear probe on the branch trained alone minus inside the method), "
-        "in points, paired by seed, with 95 % intervals; imbalance factor at the last epoch, mean over seeds. A method without branches inside has no modality.")
-TREND_NOTE = ("Spearman's rank correlation of the setting with fused OA, with its lead over concat, with the distance of the imbalance factor from balance "
-              "(|log2|) and with the probe gap: mean over seeds, each of which has one correlation over the settings, with its 95 % interval.")
+COLUMNS = (
+    "kind",
+    "dial",
+    "method",
+    "n_seeds",
+    "oa_mean",
+    "oa_sd",
+    "d_oa",
+    "d_oa_lo",
+    "d_oa_hi",
+    "modality",
+    "rho",
+    "probe_gap",
+    "probe_gap_lo",
+    "probe_gap_hi",
+)
+TREND = (
+    "kind",
+    "method",
+    "measure",
+    "modality",
+    "n_settings",
+    "n_seeds",
+    "correlation",
+    "correlation_lo",
+    "correlation_hi",
+)
+MEASURES = {
+    "oa": "fused OA",
+    "lead": "lead over concat",
+    "distance": "distance from balance",
+    "gap": "probe gap",
+}  # of `trend`; the first two have no modality
+NOTE = (
+    "Simulated scenes with the imbalance dial at several settings (0 balanced, 1 strong), one landscape per kind. OA of the fused network in points, "
+    "mean ± sd over seeds; difference in OA to concat, and probe gap (OA of a linear probe on the branch trained alone minus inside the method), "
+    "in points, paired by seed, with 95 % intervals; imbalance factor at the last epoch, mean over seeds. A method without branches inside has no modality."
+)
+TREND_NOTE = (
+    "Spearman's rank correlation of the setting with fused OA, with its lead over concat, with the distance of the imbalance factor from balance "
+    "(|log2|) and with the probe gap: mean over seeds, each of which has one correlation over the settings, with its 95 % interval."
+)
 
 
 def setting(scene: str) -> tuple[str, float] | None:
@@ -43,17 +76,34 @@ def setting(scene: str) -> tuple[str, float] | None:
 def _measured(runs: Iterable[xr.Dataset]) -> pd.DataFrame:
     """A row per run and branch inside it (none: one row, modality ""), by kind, dial, method, seed: oa, lead and gap in points, rho, distance in doublings."""
     runs = [run for run in runs if setting(run.attrs["scene"]) and not run.attrs.get("variant")]
-    place = {scene: (EMBEDDED.index(kind), dial) for scene in {run.attrs["scene"] for run in runs} for kind, dial in [setting(scene)]}
+    place = {
+        scene: (EMBEDDED.index(kind), dial)
+        for scene in {run.attrs["scene"] for run in runs}
+        for kind, dial in [setting(scene)]
+    }
     found = tables.scores(sorted(runs, key=lambda run: place[run.attrs["scene"]]))
-    alone = {scene: dict(zip(part["seed"], part["run"])) for scene, part in found[found["method"].eq("late")].groupby("scene")}
+    alone = {
+        scene: dict(zip(part["seed"], part["run"]))
+        for scene, part in found[found["method"].eq("late")].groupby("scene")
+    }
     concat = found[found["method"].eq("concat")].set_index(["scene", "seed"])["oa"]
     rows = []
     for row in found[found["family"].ne("single")].itertuples():
         late = alone.get(row.scene, {})
         if late and row.seed not in late:
-            raise PrsaError(f"expected the branches alone (late) of {row.scene} for every seed of {row.method}, got seeds {sorted(late)}, "
-                            f"none for seed {row.seed}. Run the missing seeds.")
-        key = (row.scene, *setting(row.scene), row.method, row.variant, row.seed, row.oa, row.oa - concat.get((row.scene, row.seed), np.nan))
+            raise PrsaError(
+                f"expected the branches alone (late) of {row.scene} for every seed of {row.method}, got seeds {sorted(late)}, "
+                f"none for seed {row.seed}. Run the missing seeds."
+            )
+        key = (
+            row.scene,
+            *setting(row.scene),
+            row.method,
+            row.variant,
+            row.seed,
+            row.oa,
+            row.oa - concat.get((row.scene, row.seed), np.nan),
+        )
         if not row.joint:
             rows.append((*key, "", np.nan, np.nan, np.nan))
             continue
@@ -75,8 +125,19 @@ def table(runs: Iterable[xr.Dataset]) -> pd.DataFrame:
     for (kind, dial), here in _measured(runs).groupby(["kind", "dial"], sort=False):
         concat = here[here["method"].eq("concat")].drop_duplicates("seed")
         for (method, modality), part in here.groupby(["method", "modality"], sort=False):
-            rows.append((kind, dial, method, len(part), *metrics.mean_sd(part["oa"]), *tables.paired(part, concat), modality, part["rho"].mean(),
-                         *metrics.mean_interval(part["gap"])))
+            rows.append(
+                (
+                    kind,
+                    dial,
+                    method,
+                    len(part),
+                    *metrics.mean_sd(part["oa"]),
+                    *tables.paired(part, concat),
+                    modality,
+                    part["rho"].mean(),
+                    *metrics.mean_interval(part["gap"]),
+                )
+            )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -96,14 +157,19 @@ def trend(runs: Iterable[xr.Dataset]) -> pd.DataFrame:
     for (kind, method), here in _measured(runs).groupby(["kind", "method"], sort=False):
         first = here[here["modality"].eq(here["modality"].iloc[0])].assign(modality="")
         whole = [("oa", first)] if method == "concat" else [("oa", first), ("lead", first)]
-        parts = [*whole, *((measure, part) for measure in ("distance", "gap") for _, part in here.groupby("modality", sort=False))]
+        parts = [
+            *whole,
+            *((measure, part) for measure in ("distance", "gap") for _, part in here.groupby("modality", sort=False)),
+        ]
         for measure, part in parts:
             values = part.pivot(index="seed", columns="dial", values=measure)  # (seed, setting)
             if values.shape[1] < 2 or part[measure].isna().all():
                 continue
             if values.isna().any(axis=None):
-                raise PrsaError(f"expected the same seeds of {method} at every setting of {kind}, got {len(part)} runs for {values.shape[0]} seeds and "
-                                f"{values.shape[1]} settings. Run the missing seeds.")
+                raise PrsaError(
+                    f"expected the same seeds of {method} at every setting of {kind}, got {len(part)} runs for {values.shape[0]} seeds and "
+                    f"{values.shape[1]} settings. Run the missing seeds."
+                )
             mean, *bounds = metrics.mean_interval([_correlation(values.columns, row) for row in values.to_numpy()])
             bounds = np.clip(bounds, -1, 1) if values.shape[1] > 2 else (np.nan, np.nan)
             rows.append((kind, method, MEASURES[measure], part["modality"].iloc[0], *values.shape[::-1], mean, *bounds))
@@ -152,7 +218,11 @@ def write(runs: Iterable[xr.Dataset], folder) -> list[Path]:
     runs = list(runs)
     found, followed = table(runs), trend(runs)
     if found.empty:
-        raise PrsaError(f"expected runs of the imbalance dial (scenes {', '.join(EMBEDDED)} with seed 0), got none. Train those of study.dial_grid.")
+        raise PrsaError(
+            f"expected runs of the imbalance dial (scenes {', '.join(EMBEDDED)} with seed 0), got none. Train those of study.dial_grid."
+        )
     parts = [NOTE, tables.markdown(readable(found)), TREND_NOTE, tables.markdown(readable(followed))]
-    return [tables.write_text(tables.csv_text(_plain(found)), Path(folder) / "dial.csv"),
-            tables.write_text("\n\n".join(part.rstrip() for part in parts) + "\n", Path(folder) / "dial.md")]
+    return [
+        tables.write_text(tables.csv_text(_plain(found)), Path(folder) / "dial.csv"),
+        tables.write_text("\n\n".join(part.rstrip() for part in parts) + "\n", Path(folder) / "dial.md"),
+    ]

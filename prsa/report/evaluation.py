@@ -11,9 +11,38 @@ from .. import metrics
 from ..data.simulate import group_of, is_dial
 from . import groups
 
-COLUMNS = ("group", "simulated", "method", "family", "n_scenes", "n_seeds", "oa_mean", "oa_lo", "oa_hi", "aa_mean", "kappa_mean",
-           "d_oa", "d_oa_lo", "d_oa_hi", "d_aa", "d_aa_lo", "d_aa_hi")
-RECOVERY = ("group", "method", "modality", "role", "n_scenes", "n_seeds", "gap_concat", "gap", "gap_lo", "gap_hi", "recovered")
+COLUMNS = (
+    "group",
+    "simulated",
+    "method",
+    "family",
+    "n_scenes",
+    "n_seeds",
+    "oa_mean",
+    "oa_lo",
+    "oa_hi",
+    "aa_mean",
+    "kappa_mean",
+    "d_oa",
+    "d_oa_lo",
+    "d_oa_hi",
+    "d_aa",
+    "d_aa_lo",
+    "d_aa_hi",
+)
+RECOVERY = (
+    "group",
+    "method",
+    "modality",
+    "role",
+    "n_scenes",
+    "n_seeds",
+    "gap_concat",
+    "gap",
+    "gap_lo",
+    "gap_hi",
+    "recovered",
+)
 BASELINE, WORTH = "concat", 1.0  # points of probe gap below which a share of it means nothing
 
 
@@ -42,7 +71,9 @@ def evaluation(table: pd.DataFrame) -> pd.DataFrame:
             others = [np.mean(list(groups.complete(_values(part, column)).values())) for column in ("aa", "kappa")]
             differences = [_less(_values(part, column), _values(base, column)) for column in ("oa", "aa")]
             gained = [v for d in differences for v in (groups.interval(d)[:3] if d else (np.nan,) * 3)]
-            rows.append((name, part["simulated"].iloc[0], method, family, n_scenes, n_seeds, mean, low, high, *others, *gained))
+            rows.append(
+                (name, part["simulated"].iloc[0], method, family, n_scenes, n_seeds, mean, low, high, *others, *gained)
+            )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -54,21 +85,42 @@ def recovery(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for name, here in _grouped(table):
-        runs = {m: dict(zip(zip(part["scene"], part["seed"]), part["run"])) for m, part in here.groupby("method", sort=False)}
+        runs = {
+            m: dict(zip(zip(part["scene"], part["seed"]), part["run"]))
+            for m, part in here.groupby("method", sort=False)
+        }
         if not {"late", BASELINE} <= runs.keys():
             continue
         role = groups.roles(list(runs[BASELINE].values()))
         for m in role:
-            gaps = {method: _gaps(runs["late"], runs[method], m) for method in dict.fromkeys(here[here["joint"]]["method"])}
+            gaps = {
+                method: _gaps(runs["late"], runs[method], m) for method in dict.fromkeys(here[here["joint"]]["method"])
+            }
             for method, gap in gaps.items():
                 before = np.mean([gaps[BASELINE][key] for key in gap if key in gaps[BASELINE]])
                 mean, low, high, n_scenes, n_seeds = groups.interval(gap)
-                rows.append((name, method, m, role[m], n_scenes, n_seeds, before, mean, low, high, 1 - mean / before if before >= WORTH else np.nan))
+                rows.append(
+                    (
+                        name,
+                        method,
+                        m,
+                        role[m],
+                        n_scenes,
+                        n_seeds,
+                        before,
+                        mean,
+                        low,
+                        high,
+                        1 - mean / before if before >= WORTH else np.nan,
+                    )
+                )
     return pd.DataFrame(rows, columns=list(RECOVERY))
 
 
 def _gaps(alone: dict[tuple, xr.Dataset], joint: dict[tuple, xr.Dataset], modality: str) -> dict[tuple, float]:
-    return groups.complete({key: _probe(alone[key], modality) - _probe(run, modality) for key, run in joint.items() if key in alone})
+    return groups.complete(
+        {key: _probe(alone[key], modality) - _probe(run, modality) for key, run in joint.items() if key in alone}
+    )
 
 
 def _probe(run, modality: str) -> float:

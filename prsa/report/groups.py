@@ -4,7 +4,6 @@ Simulated scenes of one kind at its default dial are draws of one population: ``
 ``sim-sar``. Any other scene is a group of its own. Scenes of the imbalance dial (``sim-sar:0:0.4``) are varied on purpose and belong to none.
 """
 
-
 import numpy as np
 import xarray as xr
 
@@ -34,9 +33,13 @@ def interval(values: dict[tuple[str, int], float]) -> tuple[float, float, float,
     """
     scenes, seeds = (list(dict.fromkeys(key[i] for key in values)) for i in (0, 1))
     if len(values) != len(scenes) * len(seeds) or not values:
-        raise PrsaError(f"expected the same seeds for every scene, got {len(values)} values of {len(scenes)} scenes and {len(seeds)} seeds. Run the missing seeds.")
+        raise PrsaError(
+            f"expected the same seeds for every scene, got {len(values)} values of {len(scenes)} scenes and {len(seeds)} seeds. Run the missing seeds."
+        )
     if len(scenes) == 1:
         numbers = metrics.mean_interval(list(values.values()))
     else:
-        numbers = metrics.hierarchical_bootstrap([[values[scene, seed] for seed in seeds] for scene in scenes], np.random.default_rng(0))
+        numbers = metrics.hierarchical_bootstrap(
+            [[values[scene, seed] for seed in seeds] for scene in scenes], np.random.default_rng(0)
+        )
     return *numbers, len(scenes), len(seeds)

@@ -17,19 +17,36 @@ def _comparable(scene: pd.Series, literature: pd.DataFrame) -> tuple[pd.DataFram
         return none, f"{name} is simulated: nobody else has published numbers for it."
     rows = literature[literature["dataset"].str.lower().eq(name.lower())]
     if rows.empty:
-        return none, f"{name} is none of the data sets with published numbers ({', '.join(literature['dataset'].unique())}); a crop is another scene."
-    rows = rows[rows["protocol"].str.match("standard(?!.*test set)") & rows["train_samples"].notna()]  # no epochs chosen on test pixels
+        return (
+            none,
+            f"{name} is none of the data sets with published numbers ({', '.join(literature['dataset'].unique())}); a crop is another scene.",
+        )
+    rows = rows[
+        rows["protocol"].str.match("standard(?!.*test set)") & rows["train_samples"].notna()
+    ]  # no epochs chosen on test pixels
     if rows.empty:
-        return none, f"the published numbers of {name} are of random or unstated splits, with which ours may not be compared."
-    train, test = scene["train"] + scene["val"], scene["test"]  # validation pixels are held out of the official training pixels
+        return (
+            none,
+            f"the published numbers of {name} are of random or unstated splits, with which ours may not be compared.",
+        )
+    train, test = (
+        scene["train"] + scene["val"],
+        scene["test"],
+    )  # validation pixels are held out of the official training pixels
     same = rows["train_samples"].eq(train) & rows["test_samples"].eq(test)
     if scene["split"] != "fixed" or not same.any():
-        official = " or ".join(dict.fromkeys(f"{a:.0f} training and {b:.0f}" for a, b in zip(rows["train_samples"], rows["test_samples"])))
-        return none, (f"{name} has another split here: expected the official {official} test pixels, got {train} (validation included) and {test} "
-                      f"of the kind {scene['split']}.")
+        official = " or ".join(
+            dict.fromkeys(f"{a:.0f} training and {b:.0f}" for a, b in zip(rows["train_samples"], rows["test_samples"]))
+        )
+        return none, (
+            f"{name} has another split here: expected the official {official} test pixels, got {train} (validation included) and {test} "
+            f"of the kind {scene['split']}."
+        )
     sensors = {part.split()[0].lower() for part in scene["modalities"].split(";")}
     rows = rows[same & rows["modalities"].map(lambda text: set(text.lower().split("+")) == sensors)]
-    return rows, "" if len(rows) else f"no number published for the official split of {name} is of exactly {' + '.join(sorted(sensors))}."
+    return rows, "" if len(
+        rows
+    ) else f"no number published for the official split of {name} is of exactly {' + '.join(sorted(sensors))}."
 
 
 def published(accuracy: pd.DataFrame, datasets: pd.DataFrame, literature: pd.DataFrame) -> pd.DataFrame:
@@ -43,10 +60,21 @@ def published(accuracy: pd.DataFrame, datasets: pd.DataFrame, literature: pd.Dat
     for _, scene in datasets.iterrows():
         mine = accuracy[accuracy["scene"].eq(scene["scene"]) & accuracy["family"].isin(["network", "classical"])]
         ours = {_letters(m): (m, oa, sd) for m, oa, sd in zip(mine["method"], mine["oa_mean"], mine["oa_sd"])}
-        found = [(scene["scene"], *ours.get(_letters(other.method), ("", np.nan, np.nan)), other.method, other.oa, other.oa_sd, other.source)
-                 for other in _comparable(scene, literature)[0].itertuples()]
+        found = [
+            (
+                scene["scene"],
+                *ours.get(_letters(other.method), ("", np.nan, np.nan)),
+                other.method,
+                other.oa,
+                other.oa_sd,
+                other.source,
+            )
+            for other in _comparable(scene, literature)[0].itertuples()
+        ]
         rows += sorted(found, key=lambda row: row[1] == "")  # those with ours first
-    return pd.DataFrame(rows, columns="scene method ours_oa ours_sd published_method published_oa published_sd source".split())
+    return pd.DataFrame(
+        rows, columns="scene method ours_oa ours_sd published_method published_oa published_sd source".split()
+    )
 
 
 def _letters(method: str) -> str:

@@ -12,7 +12,19 @@ from scipy import stats
 from .. import metrics
 
 REFERENCE = "prsanet"  # whose lead over every method the table states
-COLUMNS = ("method", "family", "n_scenes", "n_seeds", "rank_mean", "rank_lo", "rank_hi", "oa_mean", "d_oa", "d_oa_lo", "d_oa_hi")
+COLUMNS = (
+    "method",
+    "family",
+    "n_scenes",
+    "n_seeds",
+    "rank_mean",
+    "rank_lo",
+    "rank_hi",
+    "oa_mean",
+    "d_oa",
+    "d_oa_lo",
+    "d_oa_hi",
+)
 
 
 def ranks(values) -> np.ndarray:
@@ -54,7 +66,9 @@ def common(table: pd.DataFrame) -> xr.DataArray:
     oa = table.set_index(["scene", "seed", "method"])["oa"].astype(float).to_xarray()
     oa = oa.isel(method=oa.notnull().any("seed").all("scene").values)
     oa = oa.isel(seed=oa.notnull().all(["scene", "method"]).values)
-    return oa.sel({"method": [m for m in dict.fromkeys(table["method"]) if m in oa["method"]]})  # `method` as a keyword is sel's own
+    return oa.sel(
+        {"method": [m for m in dict.fromkeys(table["method"]) if m in oa["method"]]}
+    )  # `method` as a keyword is sel's own
 
 
 def ranking(table: pd.DataFrame) -> pd.DataFrame:
@@ -76,5 +90,15 @@ def ranking(table: pd.DataFrame) -> pd.DataFrame:
     for method in oa["method"].values.tolist():
         here = {"method": method}
         lead = interval(oa.sel({"method": REFERENCE}) - oa.sel(here)) if REFERENCE in oa["method"] else (np.nan,) * 3
-        rows.append((method, family[method], oa.sizes["scene"], oa.sizes["seed"], *interval(placed.sel(here)), float(oa.sel(here).mean()), *lead))
+        rows.append(
+            (
+                method,
+                family[method],
+                oa.sizes["scene"],
+                oa.sizes["seed"],
+                *interval(placed.sel(here)),
+                float(oa.sel(here).mean()),
+                *lead,
+            )
+        )
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("rank_mean", kind="stable", ignore_index=True)

@@ -15,7 +15,20 @@ from ..data.simulate import group_of, is_dial
 from ..errors import PrsaError
 from . import groups, tables
 
-COLUMNS = ("group", "method", "modality", "degradation", "strength", "n_scenes", "n_seeds", "oa_mean", "d_oa", "d_oa_lo", "d_oa_hi", "loss_mean")
+COLUMNS = (
+    "group",
+    "method",
+    "modality",
+    "degradation",
+    "strength",
+    "n_scenes",
+    "n_seeds",
+    "oa_mean",
+    "d_oa",
+    "d_oa_lo",
+    "d_oa_hi",
+    "loss_mean",
+)
 CLEAN, MISSING = "none", "missing"
 NOTE = (
     "Accuracy of the trained networks when a modality is degraded or missing at test time, without training again. OA in points on test "
@@ -35,10 +48,12 @@ def parse(condition: str, modalities: Iterable[str]) -> tuple[str, str, float]:
         return "", CLEAN, 0.0
     found = [m for m in modalities if condition.startswith(f"{m} ")]
     if not found:
-        raise PrsaError(f"expected a condition of one of the modalities {', '.join(modalities)}, got {condition!r}. "
-                        "Delete the run file and train again.")
+        raise PrsaError(
+            f"expected a condition of one of the modalities {', '.join(modalities)}, got {condition!r}. "
+            "Delete the run file and train again."
+        )
     modality = max(found, key=len)  # one name may begin with another
-    what = condition[len(modality) + 1:]
+    what = condition[len(modality) + 1 :]
     if what == MISSING:
         return modality, MISSING, 1.0
     degradation, _, strength = what.rpartition(" ")
@@ -47,8 +62,14 @@ def parse(condition: str, modalities: Iterable[str]) -> tuple[str, str, float]:
 
 def _tested(runs: Iterable[xr.Dataset]) -> list[xr.Dataset]:
     """Runs with several branches, without overrides, not of the imbalance dial."""
-    return [run for run in runs if int(run.attrs["probed"]) and not run.attrs.get("variant") and run.sizes["modality"] > 1
-            and not is_dial(run.attrs["scene"])]
+    return [
+        run
+        for run in runs
+        if int(run.attrs["probed"])
+        and not run.attrs.get("variant")
+        and run.sizes["modality"] > 1
+        and not is_dial(run.attrs["scene"])
+    ]
 
 
 def _accuracies(runs: list[xr.Dataset]) -> dict[str, dict[tuple, dict[str, dict[tuple[str, int], float]]]]:
@@ -59,9 +80,15 @@ def _accuracies(runs: list[xr.Dataset]) -> dict[str, dict[tuple, dict[str, dict[
         names = [str(m) for m in run["modality"].values]
         oa = metrics.points(metrics.oa(run["degraded_confusion"].values))
         for condition, value in zip(run["condition"].values, oa, strict=True):
-            of = found.setdefault(group_of(scene), {}).setdefault(parse(str(condition), names), {}).setdefault(method, {})
+            of = (
+                found.setdefault(group_of(scene), {})
+                .setdefault(parse(str(condition), names), {})
+                .setdefault(method, {})
+            )
             if key in of:
-                raise PrsaError(f"expected every run once, got {method} on {scene} with seed {key[1]} twice. Pass each run once.")
+                raise PrsaError(
+                    f"expected every run once, got {method} on {scene} with seed {key[1]} twice. Pass each run once."
+                )
             of[key] = float(value)
     return found
 
@@ -81,11 +108,17 @@ def robustness(runs: Iterable[xr.Dataset]) -> pd.DataFrame:
                 values, baseline, clean = of[method], of.get(tables.BASELINE, {}), found[group]["", CLEAN, 0.0][method]
                 alone = [key for key in values if key not in baseline]
                 if alone:
-                    raise PrsaError(f"expected a run of {tables.BASELINE} beside every other one, got none on {alone[0][0]} with seed {alone[0][1]}. "
-                                    "Run the missing seeds.")
-                *difference, n_scenes, n_seeds = groups.interval({key: value - baseline[key] for key, value in values.items()})
+                    raise PrsaError(
+                        f"expected a run of {tables.BASELINE} beside every other one, got none on {alone[0][0]} with seed {alone[0][1]}. "
+                        "Run the missing seeds."
+                    )
+                *difference, n_scenes, n_seeds = groups.interval(
+                    {key: value - baseline[key] for key, value in values.items()}
+                )
                 loss = np.mean([clean[key] - value for key, value in values.items()])
-                rows.append((group, method, *condition, n_scenes, n_seeds, np.mean(list(values.values())), *difference, loss))
+                rows.append(
+                    (group, method, *condition, n_scenes, n_seeds, np.mean(list(values.values())), *difference, loss)
+                )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -113,5 +146,7 @@ def write(runs: Iterable[xr.Dataset], folder) -> list[Path]:
     simulated = dict.fromkeys(group_of(run.attrs["scene"]) for run in runs if int(run.attrs["simulated"]))
     pixels = max((int(run["degraded_confusion"].sel(condition=CLEAN).sum()) for run in runs), default=0)
     note = f"{NOTE} At most {pixels:,} test pixels of a run. Simulated groups: {', '.join(simulated) or 'none'}."
-    return [tables.write_text(tables.csv_text(table), Path(folder) / "robustness.csv"),
-            tables.write_text(f"{note}\n\n{tables.markdown(readable(table))}", Path(folder) / "robustness.md")]
+    return [
+        tables.write_text(tables.csv_text(table), Path(folder) / "robustness.csv"),
+        tables.write_text(f"{note}\n\n{tables.markdown(readable(table))}", Path(folder) / "robustness.md"),
+    ]

@@ -49,32 +49,60 @@ NOTES = {
     "accuracy": "Test pixels, points, mean ± sd over seeds; difference in OA to concat, paired by seed, with its 95 % interval.",
     "per_class": "Accuracy of each class (share of its test pixels found), points, mean ± sd over seeds.",
     "evaluation": "Test pixels, points, mean over the scenes of a group and seeds; differences to concat, paired by scene and seed. 95 % intervals: bootstrap over "
-                  "scenes, then seeds; of a single scene Student's t over seeds.",
+    "scenes, then seeds; of a single scene Student's t over seeds.",
     "recovery": "Probe gap: test OA in points of a linear probe on the branch trained alone minus inside the method, in concat and in the method, paired by scene "
-                "and seed, 95 % intervals as in evaluation; share of concat's gap that the method closes, where that gap is a point or more. Role: by the imbalance "
-                "factor in concat.",
+    "and seed, 95 % intervals as in evaluation; share of concat's gap that the method closes, where that gap is a point or more. Role: by the imbalance "
+    "factor in concat.",
     "ranking": "Mean rank of OA over scenes and seeds among the methods that every scene has (1 = best) and OA in points; difference in OA "
-               "of prsanet to the method, paired by scene and seed; 95 % intervals from a bootstrap over scenes, then seeds.",
+    "of prsanet to the method, paired by scene and seed; 95 % intervals from a bootstrap over scenes, then seeds.",
     "ablation": "OA in points, mean ± sd over seeds; differences paired by the seeds that both have, with 95 % intervals; linear CKA and eta squared of the fused "
-                "features with the categories; final Jensen-Shannon divergence of the branches (nats).",
+    "features with the categories; final Jensen-Shannon divergence of the branches (nats).",
     "imbalance": "Means over seeds: imbalance factor at the last epoch; test OA in points of the branch (prototypes) and of linear probes on the "
-                 "branch trained jointly and alone.",
+    "branch trained jointly and alone.",
     "sensitivity": "OA of prsanet in points, mean ± sd over seeds; difference to the default, paired by seed, with its 95 % interval.",
     "complexity": "Trainable parameters; multiply-accumulate operations per patch and per pixel of a whole-scene map. Classical classifiers, first "
-                  "seed: stored numbers; multiply-accumulates (svm) or comparisons (rf) per pixel, without the features.",
+    "seed: stored numbers; multiply-accumulates (svm) or comparisons (rf) per pixel, without the features.",
     "leakage": "Share of test and validation pixels whose patch holds a training pixel, median distance of the test pixels to the nearest one (pixels); "
-               "test OA in points of all, of those without and of those with a training pixel in the patch, mean ± sd over seeds.",
+    "test OA in points of all, of those without and of those with a training pixel in the patch, mean ± sd over seeds.",
 }
 HEADERS = {
-    "oa": "OA", "aa": "AA", "kappa": "kappa", "d_oa": "difference in OA", "d_concat": "to concat", "d_prsanet": "to prsanet", "n_seeds": "seeds",
-    "rank": "mean rank", "n_scenes": "scenes", "n_settings": "settings",
-    "cka": "CKA", "eta2": "eta squared", "js_final": "JS (nats)", "rho_final": "imbalance factor", "rho": "imbalance factor", "branch_oa_joint": "branch OA",
-    "probe_oa_joint": "probe OA, joint", "probe_oa_alone": "probe OA, alone", "probe_gap": "alone - joint", "n_test": "test pixels",
-    "gap_concat": "gap in concat", "gap": "gap", "d_aa": "difference in AA", "n_train": "training pixels", "split_kind": "split",
-    "share_overlap": "test overlap", "share_val_overlap": "validation overlap", "distance_median": "median distance", "oa_all": "OA, all",
-    "oa_clean": "OA, no overlap", "oa_overlap": "OA, overlap",
-    "params": "parameters", "macs_patch": "MACs per patch", "macs_pixel": "MACs per pixel",
-    "train_per_s": "training samples per s", "map_per_s": "map pixels per s", "memory_gb": "peak memory (GB)",
+    "oa": "OA",
+    "aa": "AA",
+    "kappa": "kappa",
+    "d_oa": "difference in OA",
+    "d_concat": "to concat",
+    "d_prsanet": "to prsanet",
+    "n_seeds": "seeds",
+    "rank": "mean rank",
+    "n_scenes": "scenes",
+    "n_settings": "settings",
+    "cka": "CKA",
+    "eta2": "eta squared",
+    "js_final": "JS (nats)",
+    "rho_final": "imbalance factor",
+    "rho": "imbalance factor",
+    "branch_oa_joint": "branch OA",
+    "probe_oa_joint": "probe OA, joint",
+    "probe_oa_alone": "probe OA, alone",
+    "probe_gap": "alone - joint",
+    "n_test": "test pixels",
+    "gap_concat": "gap in concat",
+    "gap": "gap",
+    "d_aa": "difference in AA",
+    "n_train": "training pixels",
+    "split_kind": "split",
+    "share_overlap": "test overlap",
+    "share_val_overlap": "validation overlap",
+    "distance_median": "median distance",
+    "oa_all": "OA, all",
+    "oa_clean": "OA, no overlap",
+    "oa_overlap": "OA, overlap",
+    "params": "parameters",
+    "macs_patch": "MACs per patch",
+    "macs_pixel": "MACs per pixel",
+    "train_per_s": "training samples per s",
+    "map_per_s": "map pixels per s",
+    "memory_gb": "peak memory (GB)",
 }
 OWN_HEADERS = {"ranking": {"d_oa": "prsanet minus it"}}  # where a column means something else in one table
 
@@ -96,8 +124,12 @@ def family(method: str) -> str:
     if method not in METHODS:
         return "other"
     has = METHODS[method].get
-    kinds = {"late": has("fusion") == "late", "classical": has("classifier"), "network": has("network"),
-             "rebalancing": has("rule") or has("lambda_aux")}
+    kinds = {
+        "late": has("fusion") == "late",
+        "classical": has("classifier"),
+        "network": has("network"),
+        "rebalancing": has("rule") or has("lambda_aux"),
+    }
     return next((name for name, holds in kinds.items() if holds), "study")
 
 
@@ -123,14 +155,31 @@ def scores(runs: Iterable[xr.Dataset]) -> pd.DataFrame:
         for method, counts in _heads(run).items():
             values = [float(metrics.points(f(counts))) for f in (metrics.oa, metrics.aa, metrics.kappa)]
             joint = method == attrs["method"] != "late" and len(names) > 1 and int(attrs["probed"]) == 1
-            rows.append((attrs["scene"], int(attrs["simulated"]), method, "single" if method in names else family(method), attrs.get("variant", ""),
-                         int(attrs["seed"]), *values, counts, run, names, joint))
-    table = pd.DataFrame(rows, columns="scene simulated method family variant seed oa aa kappa counts run modalities joint".split())
+            rows.append(
+                (
+                    attrs["scene"],
+                    int(attrs["simulated"]),
+                    method,
+                    "single" if method in names else family(method),
+                    attrs.get("variant", ""),
+                    int(attrs["seed"]),
+                    *values,
+                    counts,
+                    run,
+                    names,
+                    joint,
+                )
+            )
+    table = pd.DataFrame(
+        rows, columns="scene simulated method family variant seed oa aa kappa counts run modalities joint".split()
+    )
     table = table.astype({"joint": bool})
     key = ["scene", "method", "variant", "seed"]
     twice = table[table.duplicated(key)]
     if len(twice):
-        raise PrsaError(f"expected every run once, got {dict(twice.iloc[0][key])} twice. Give each scene its own name and pass each run once.")
+        raise PrsaError(
+            f"expected every run once, got {dict(twice.iloc[0][key])} twice. Give each scene its own name and pass each run once."
+        )
     rank = {}
     for scene, part in table.groupby("scene", sort=False):
         single = max(part["modalities"], key=len)  # a run of one modality knows only its own
@@ -149,8 +198,12 @@ def paired(table: pd.DataFrame, baseline: pd.DataFrame, column: str = "oa") -> t
         return np.nan, np.nan, np.nan
     a, b = table.set_index("seed")[column].sort_index(), baseline.set_index("seed")[column].sort_index()
     if list(a.index) != list(b.index):
-        names = [f"{t.iloc[0]['scene']} {t.iloc[0]['method']} {t.iloc[0]['variant']}".strip() for t in (table, baseline)]
-        raise PrsaError(f"expected the same seeds to pair {names[0]} with {names[1]}, got {list(a.index)} and {list(b.index)}. Run the missing seeds.")
+        names = [
+            f"{t.iloc[0]['scene']} {t.iloc[0]['method']} {t.iloc[0]['variant']}".strip() for t in (table, baseline)
+        ]
+        raise PrsaError(
+            f"expected the same seeds to pair {names[0]} with {names[1]}, got {list(a.index)} and {list(b.index)}. Run the missing seeds."
+        )
     return metrics.paired_difference(a.to_numpy(), b.to_numpy())
 
 
@@ -174,7 +227,17 @@ def accuracy(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (scene, method, kind), part in _base(table, ablations=False).groupby(["scene", "method", "family"], sort=False):
         agreement = [v for column in ("oa", "aa", "kappa") for v in metrics.mean_sd(part[column])]
-        rows.append((scene, part["simulated"].iloc[0], method, kind, len(part), *agreement, *paired(part, _of(table, scene, BASELINE))))
+        rows.append(
+            (
+                scene,
+                part["simulated"].iloc[0],
+                method,
+                kind,
+                len(part),
+                *agreement,
+                *paired(part, _of(table, scene, BASELINE)),
+            )
+        )
     return _frame("accuracy", rows)
 
 
@@ -186,7 +249,9 @@ def per_class(table: pd.DataFrame) -> pd.DataFrame:
         recall = metrics.points(metrics.per_class(counts))
         for k, name in enumerate(part["run"].iloc[0]["class"].values):
             seen = recall[:, k][np.isfinite(recall[:, k])]
-            rows.append((scene, method, str(name), int(round(counts[:, k].sum() / len(counts))), *metrics.mean_sd(seen)))
+            rows.append(
+                (scene, method, str(name), int(round(counts[:, k].sum() / len(counts))), *metrics.mean_sd(seen))
+            )
     return _frame("per_class", rows)
 
 
@@ -206,8 +271,20 @@ def ablation(table: pd.DataFrame) -> pd.DataFrame:
     chosen = _base(table, ablations=True)
     chosen = chosen[chosen["method"].isin(FUSED_METHODS[1:]) | chosen["method"].str.startswith(ABLATION)]
     for (scene, method), part in chosen.groupby(["scene", "method"], sort=False):
-        claims = [np.mean([f(run) for run in part["run"]]) for f in (lambda r: float(r["cka"]), lambda r: float(r["eta2"]), lambda r: _final(r["js"]))]
-        rows.append((scene, method, len(part), *metrics.mean_sd(part["oa"]), *(v for other in (BASELINE, "prsanet") for v in _over(part, other, table)), *claims))
+        claims = [
+            np.mean([f(run) for run in part["run"]])
+            for f in (lambda r: float(r["cka"]), lambda r: float(r["eta2"]), lambda r: _final(r["js"]))
+        ]
+        rows.append(
+            (
+                scene,
+                method,
+                len(part),
+                *metrics.mean_sd(part["oa"]),
+                *(v for other in (BASELINE, "prsanet") for v in _over(part, other, table)),
+                *claims,
+            )
+        )
     return _frame("ablation", rows)
 
 
@@ -219,10 +296,26 @@ def imbalance(table: pd.DataFrame) -> pd.DataFrame:
         late = _of(table, scene, "late")
         late = late[late["seed"].isin(part["seed"])]  # ablations have fewer seeds
         for m in part["modalities"].iloc[0]:
-            probes = [t.assign(probe=[float(metrics.points(metrics.oa(r["probe_confusion"].sel(modality=m).values))) for r in t["run"]]) for t in (part, late)]
+            probes = [
+                t.assign(
+                    probe=[
+                        float(metrics.points(metrics.oa(r["probe_confusion"].sel(modality=m).values))) for r in t["run"]
+                    ]
+                )
+                for t in (part, late)
+            ]
             branch = [metrics.points(metrics.oa(r["confusion"].sel(head=m, part="test").values)) for r in part["run"]]
-            rows.append((scene, method, m, np.mean([_final(r["rho"].sel(modality=m)) for r in part["run"]]), np.mean(branch),
-                         *(metrics.mean_sd(t["probe"])[0] for t in probes), -paired(*probes, "probe")[0]))
+            rows.append(
+                (
+                    scene,
+                    method,
+                    m,
+                    np.mean([_final(r["rho"].sel(modality=m)) for r in part["run"]]),
+                    np.mean(branch),
+                    *(metrics.mean_sd(t["probe"])[0] for t in probes),
+                    -paired(*probes, "probe")[0],
+                )
+            )
     return _frame("imbalance", rows)
 
 
@@ -257,7 +350,16 @@ def sensitivity(table: pd.DataFrame) -> pd.DataFrame:
         numeric = all(isinstance(v, (int, float)) for value, _ in entries for v in value)
         for value, rows_of in sorted(entries, key=lambda entry: entry[0] if numeric else [_text(v) for v in entry[0]]):
             same = default[default["seed"].isin(rows_of["seed"])]
-            rows.append((scene, name, "+".join(_text(v) for v in value), len(rows_of), *metrics.mean_sd(rows_of["oa"]), *paired(rows_of, same)))
+            rows.append(
+                (
+                    scene,
+                    name,
+                    "+".join(_text(v) for v in value),
+                    len(rows_of),
+                    *metrics.mean_sd(rows_of["oa"]),
+                    *paired(rows_of, same),
+                )
+            )
     return _frame("sensitivity", rows)
 
 
@@ -266,7 +368,9 @@ def complexity(table: pd.DataFrame) -> pd.DataFrame:
     base, rows = _base(table, ablations=True), []
     trained = np.array([run.attrs["method"] == method for run, method in zip(base["run"], base["method"])], bool)
     for (scene, method), part in base[trained].groupby(["scene", "method"], sort=False):
-        rows.append((scene, method, *(int(part.iloc[0]["run"].attrs[a]) for a in ("params", "macs_patch", "macs_pixel"))))
+        rows.append(
+            (scene, method, *(int(part.iloc[0]["run"].attrs[a]) for a in ("params", "macs_patch", "macs_pixel")))
+        )
     return _frame("complexity", rows)
 
 
@@ -277,13 +381,26 @@ def datasets(scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray]) -> 
         split = splits[name]
         bands = "; ".join(f"{m} {scene[m].shape[0]}" for m in modalities(scene))
         parts = [int((split == code).sum()) for code in (1, 2, 3)]
-        rows.append((name, scene.attrs["title"], int(scene.attrs["simulated"]), bands, *scene["label"].shape, len(class_names(scene)), *parts,
-                     audit.kind_label(str(split.attrs.get("kind", ""))), scene.attrs.get("license", "not stated")))
+        rows.append(
+            (
+                name,
+                scene.attrs["title"],
+                int(scene.attrs["simulated"]),
+                bands,
+                *scene["label"].shape,
+                len(class_names(scene)),
+                *parts,
+                audit.kind_label(str(split.attrs.get("kind", ""))),
+                scene.attrs.get("license", "not stated"),
+            )
+        )
     return _frame("datasets", rows)
 
 
 def _number(value: float, decimals: int, sign: str = "-") -> str:
-    return "" if pd.isna(value) else format(round(float(value), decimals) + 0.0, f"{sign}.{decimals}f")  # + 0.0: no negative zero
+    return (
+        "" if pd.isna(value) else format(round(float(value), decimals) + 0.0, f"{sign}.{decimals}f")
+    )  # + 0.0: no negative zero
 
 
 def readable(table: pd.DataFrame, name: str = "") -> pd.DataFrame:
@@ -298,15 +415,25 @@ def readable(table: pd.DataFrame, name: str = "") -> pd.DataFrame:
         if column.endswith(("_sd", "_lo", "_hi")):
             continue  # shown with their mean or difference
         if f"{stem}_sd" in table:
-            cells = [_number(m, 1) + (f" ± {_number(s, 1)}" if pd.notna(s) else "") for m, s in zip(values, table[f"{stem}_sd"])]
+            cells = [
+                _number(m, 1) + (f" ± {_number(s, 1)}" if pd.notna(s) else "")
+                for m, s in zip(values, table[f"{stem}_sd"])
+            ]
         elif f"{stem}_lo" in table:
             bounds, sign = zip(table[f"{stem}_lo"], table[f"{stem}_hi"]), "+" if stem == column else "-"
-            cells = ["0" if d == lo == hi == 0 else _number(d, 1, sign) + (f" [{_number(lo, 1)}, {_number(hi, 1)}]" if pd.notna(lo) else "")
-                     for d, (lo, hi) in zip(values, bounds)]
+            cells = [
+                "0"
+                if d == lo == hi == 0
+                else _number(d, 1, sign) + (f" [{_number(lo, 1)}, {_number(hi, 1)}]" if pd.notna(lo) else "")
+                for d, (lo, hi) in zip(values, bounds)
+            ]
         elif column == "simulated":
             cells = ["yes" if v else "no" for v in values]
         elif values.dtype.kind == "f":
-            cells = [_number(v, 1 if any(part in column for part in ("oa", "aa", "kappa", "gap")) else DECIMALS) for v in values]
+            cells = [
+                _number(v, 1 if any(part in column for part in ("oa", "aa", "kappa", "gap")) else DECIMALS)
+                for v in values
+            ]
         else:
             cells = [f"{v:,}" if values.dtype.kind == "i" else str(v) for v in values]
         out[headers.get(stem, stem)] = [cell or "–" for cell in cells]
@@ -320,7 +447,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _latex(table: pd.DataFrame) -> str:
-    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {c: "\\" + c for c in "&%$#_{}"}
+    special = {
+        "\\": r"\textbackslash{}",
+        "±": r"$\pm$",
+        "–": "--",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    } | {c: "\\" + c for c in "&%$#_{}"}
 
     def line(cells):
         return " & ".join("".join(special.get(c, c) for c in str(cell)) for cell in cells) + " \\\\\n"
@@ -336,7 +469,9 @@ def csv_text(table: pd.DataFrame) -> str:
     return text.to_csv(index=False, lineterminator="\n")
 
 
-def write_all(run_datasets: Iterable[xr.Dataset], scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray], out_dir) -> list[Path]:
+def write_all(
+    run_datasets: Iterable[xr.Dataset], scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray], out_dir
+) -> list[Path]:
     """Write the tables of `COLUMNS` as .csv, .md and .tex and return their paths; scenes appear in the order of ``scenes``.
 
     Runs of the imbalance dial (`prsa.report.dial` has tables of its own) are left out, unless ``scenes`` names their scene.
@@ -354,5 +489,9 @@ def write_all(run_datasets: Iterable[xr.Dataset], scenes: dict[str, xr.Dataset],
         text = readable(frame, name)
         paths.append(write_text(csv_text(frame), Path(out_dir) / f"{name}.csv"))
         paths.append(write_text(f"{NOTES[name]}\n\n{markdown(text)}", Path(out_dir) / f"{name}.md"))
-        paths.append(write_text(f"% {NOTES[name]}\n% needs \\usepackage{{booktabs}}\n{_latex(text)}", Path(out_dir) / f"{name}.tex"))
+        paths.append(
+            write_text(
+                f"% {NOTES[name]}\n% needs \\usepackage{{booktabs}}\n{_latex(text)}", Path(out_dir) / f"{name}.tex"
+            )
+        )
     return paths

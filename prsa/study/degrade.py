@@ -44,7 +44,9 @@ def direct_share(scene: xr.Dataset, name: str) -> torch.Tensor:
     return torch.as_tensor(0.92 - 0.20 * (wavelength / 450) ** -3.0, dtype=torch.float32)
 
 
-def cloud_shadow(table: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, direct: torch.Tensor, depth: float) -> torch.Tensor:
+def cloud_shadow(
+    table: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, direct: torch.Tensor, depth: float
+) -> torch.Tensor:
     """Normalised bands (n, C) under a cloud that takes the share ``depth`` of the direct light: reflectance times 1 - depth * direct.
 
     mean, std, direct (C,). No-data (0) stays.
@@ -61,7 +63,7 @@ def noisy(table: torch.Tensor, draw: torch.Tensor, sd: float) -> torch.Tensor:
 def without_bands(table: torch.Tensor, order: torch.Tensor, share: float) -> torch.Tensor:
     """Normalised bands (n, C) of which the first ``share`` in ``order`` (C,) are no-data, the training mean: 0."""
     changed = table.clone()
-    changed[:, order[:round(share * len(order))]] = 0
+    changed[:, order[: round(share * len(order))]] = 0
     return changed
 
 
@@ -96,11 +98,16 @@ def degraded_counts(model: PRSANet, scene: xr.Dataset, split: xr.DataArray) -> t
     model.eval()
     test = evenly(np.flatnonzero(split.values.ravel() == TEST), PIXELS)
     if not len(test):
-        raise PrsaError("expected test pixels (code 3) in the split, got none. Use a split with a test part, for example from split_scene.")
+        raise PrsaError(
+            "expected test pixels (code 3) in the split, got none. Use a split with a test part, for example from split_scene."
+        )
     truth = scene["label"].values.ravel()[test]
     statistics = model.statistics()
     device = next(model.parameters()).device
-    sources = {m: PatchSource(scene, {m: model.sides[m]}, {m: tuple(s.cpu() for s in statistics[m])}, test, device) for m in model.modalities}
+    sources = {
+        m: PatchSource(scene, {m: model.sides[m]}, {m: tuple(s.cpu() for s in statistics[m])}, test, device)
+        for m in model.modalities
+    }
 
     def encoded(m: str, table: torch.Tensor) -> torch.Tensor:
         sources[m].tables[m] = table

@@ -59,8 +59,12 @@ def evaluate(model: PRSANet, scene: xr.Dataset, split: xr.DataArray, history: li
         for h in range(len(maps)):
             counts[h, i] = metrics.confusion(label[pixels], maps[h].ravel()[pixels], k)
     n_train, truth = len(train), label[test]
-    probe = np.stack([metrics.confusion(truth, metrics.linear_probe(z_kept[:n_train, i], label[train], z_kept[n_train:, i]), k)
-                      for i in range(len(names))])
+    probe = np.stack(
+        [
+            metrics.confusion(truth, metrics.linear_probe(z_kept[:n_train, i], label[train], z_kept[n_train:, i]), k)
+            for i in range(len(names))
+        ]
+    )
     shown = evenly(np.arange(len(test)), KEPT_FEATURES)
     conditions, degraded = degraded_counts(model, scene, split)
     curve = {key: np.stack([record[key] for record in history]).astype(np.float64) for key in history[0]}
@@ -84,21 +88,43 @@ def evaluate(model: PRSANet, scene: xr.Dataset, split: xr.DataArray, history: li
             "map": (("y", "x"), maps[0].astype(np.int8)),
             "confidence": (("y", "x"), confidence),
         },
-        coords={"epoch": np.arange(1, len(history) + 1), "modality": names, "class": classes, "predicted": classes,
-                "head": ["fused", *names], "part": list(PARTS), "watched": list(WATCHED), "term": list(TERMS), "source": list(SOURCES),
-                "condition": conditions},
+        coords={
+            "epoch": np.arange(1, len(history) + 1),
+            "modality": names,
+            "class": classes,
+            "predicted": classes,
+            "head": ["fused", *names],
+            "part": list(PARTS),
+            "watched": list(WATCHED),
+            "term": list(TERMS),
+            "source": list(SOURCES),
+            "condition": conditions,
+        },
     )
     return run.assign_attrs(_identity(model, scene, split), probed=1)
 
 
 def _identity(model, scene: xr.Dataset, split: xr.DataArray) -> dict:
     """The attributes every run has, whatever was trained."""
-    n = part_counts(scene["label"].values.ravel().astype(np.int64), split.values.ravel(), len(class_names(scene))).sum(1)
+    n = part_counts(scene["label"].values.ravel().astype(np.int64), split.values.ravel(), len(class_names(scene))).sum(
+        1
+    )
     return {
-        "schema": SCHEMA, "scene": scene.attrs["name"], "scene_title": scene.attrs["title"], "simulated": int(scene.attrs["simulated"]),
-        "config": to_json(model.config), "scene_hash": scene_hash(scene), "split_hash": split.attrs["hash"], "split_kind": split.attrs["kind"],
-        "n_train": int(n[0]), "n_val": int(n[1]), "n_test": int(n[2]), **model.complexity(),
-        "versions": json.dumps({p: importlib.metadata.version(p) for p in ("torch", "numpy", "scikit-learn", "xarray")}),
+        "schema": SCHEMA,
+        "scene": scene.attrs["name"],
+        "scene_title": scene.attrs["title"],
+        "simulated": int(scene.attrs["simulated"]),
+        "config": to_json(model.config),
+        "scene_hash": scene_hash(scene),
+        "split_hash": split.attrs["hash"],
+        "split_kind": split.attrs["kind"],
+        "n_train": int(n[0]),
+        "n_val": int(n[1]),
+        "n_test": int(n[2]),
+        **model.complexity(),
+        "versions": json.dumps(
+            {p: importlib.metadata.version(p) for p in ("torch", "numpy", "scikit-learn", "xarray")}
+        ),
     }
 
 
@@ -117,7 +143,11 @@ def evaluate_pixels(model, scene: xr.Dataset, split: xr.DataArray, history: list
     counts = np.stack([metrics.confusion(label[part == code], cover[part == code], k) for code in (1, 2, 3)])
 
     def curve(key: str, *shape: int) -> np.ndarray:
-        return np.stack([record[key] for record in history]).astype(np.float64) if history else np.full((1, *shape), np.nan)
+        return (
+            np.stack([record[key] for record in history]).astype(np.float64)
+            if history
+            else np.full((1, *shape), np.nan)
+        )
 
     run = xr.Dataset(
         {
@@ -125,7 +155,10 @@ def evaluate_pixels(model, scene: xr.Dataset, split: xr.DataArray, history: list
             "probe_confusion": (("modality", "class", "predicted"), np.zeros((m, k, k), np.int32)),
             "loss": (("epoch", "term"), curve("loss", len(TERMS))),
             **{key: (("epoch", "modality"), curve(key, m)) for key in ("s", "rho", "beta", "grad_norm", "grad_cosine")},
-            **{key: (("epoch", "watched", "modality"), curve(key, len(WATCHED), m)) for key in ("branch_accuracy", "probe_accuracy")},
+            **{
+                key: (("epoch", "watched", "modality"), curve(key, len(WATCHED), m))
+                for key in ("branch_accuracy", "probe_accuracy")
+            },
             "direction": (("epoch", "source", "modality"), curve("direction", len(SOURCES), m)),
             "degraded_confusion": (("condition", "class", "predicted"), np.zeros((1, k, k), np.int32)),
             "accuracy": (("epoch", "watched"), curve("accuracy", len(WATCHED))),
@@ -134,11 +167,22 @@ def evaluate_pixels(model, scene: xr.Dataset, split: xr.DataArray, history: list
             "features": (("sample", "modality", "feature"), np.full((1, m, 1), np.nan, np.float32)),
             "fused_features": (("sample", "fused_feature"), np.full((1, 1), np.nan, np.float32)),
             "sample_label": (("sample",), np.zeros(1, np.int32)),
-            "cka": np.nan, "eta2": np.nan,
+            "cka": np.nan,
+            "eta2": np.nan,
             "map": (("y", "x"), cover.reshape(split.shape)),
             "confidence": (("y", "x"), confidence.reshape(split.shape)),
         },
-        coords={"epoch": np.arange(1, epochs + 1), "modality": names, "class": classes, "predicted": classes, "head": ["fused"],
-                "part": list(PARTS), "watched": list(WATCHED), "term": list(TERMS), "source": list(SOURCES), "condition": [CLEAN]},
+        coords={
+            "epoch": np.arange(1, epochs + 1),
+            "modality": names,
+            "class": classes,
+            "predicted": classes,
+            "head": ["fused"],
+            "part": list(PARTS),
+            "watched": list(WATCHED),
+            "term": list(TERMS),
+            "source": list(SOURCES),
+            "condition": [CLEAN],
+        },
     )
     return run.assign_attrs(_identity(model, scene, split), probed=0)

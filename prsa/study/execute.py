@@ -54,9 +54,16 @@ class Progress:
         self.done += 1
         now = time.monotonic()
         left = (now - self.start) / (self.done - self.skipped) * (self.total - self.done)
-        text = f"run {self.done}/{self.total}: {spec.scene} {spec.method} seed {spec.seed}, about {left / 60:.1f} min left"
+        text = (
+            f"run {self.done}/{self.total}: {spec.scene} {spec.method} seed {spec.seed}, about {left / 60:.1f} min left"
+        )
         if self.live:
-            print("\r" + text[:shutil.get_terminal_size().columns - 1].ljust(shutil.get_terminal_size().columns - 1), end="", file=sys.stderr, flush=True)
+            print(
+                "\r" + text[: shutil.get_terminal_size().columns - 1].ljust(shutil.get_terminal_size().columns - 1),
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
             if self.done == self.total:
                 print(file=sys.stderr)
         elif now - self.last > 30 or self.done == self.total:
@@ -64,7 +71,9 @@ class Progress:
             self.last = now
 
 
-def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto", on_round: Callable[[int], None] | None = None) -> list[Path]:
+def run_grid(
+    specs: list[RunSpec], jobs: int | None = None, device: str = "auto", on_round: Callable[[int], None] | None = None
+) -> list[Path]:
     """Train what is missing of these runs and return all paths, in the order of ``specs``.
 
     ``jobs`` processes (default: the cores) with one thread each; ``on_round(seed)`` is called when all runs of a seed without overrides
@@ -79,7 +88,10 @@ def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto"
             if time.time() - stale.stat().st_mtime > 600:
                 stale.unlink(missing_ok=True)
     todo = [spec for spec in dict.fromkeys(specs) if not runs.is_finished(where[spec])]
-    rounds = {seed: {s for s in todo if s.seed == seed and not s.overrides and not is_dial(s.scene)} for seed in sorted({s.seed for s in specs})}
+    rounds = {
+        seed: {s for s in todo if s.seed == seed and not s.overrides and not is_dial(s.scene)}
+        for seed in sorted({s.seed for s in specs})
+    }
     progress = Progress(len(where), len(where) - len(todo))
 
     def finished(spec):
@@ -99,7 +111,9 @@ def run_grid(specs: list[RunSpec], jobs: int | None = None, device: str = "auto"
                     future.result()
                     finished(futures[future])
             except BrokenProcessPool as error:
-                raise PrsaError("a training process was killed (out of memory?). Finished runs are kept: run again, with a smaller JOBS if memory is short.") from error
+                raise PrsaError(
+                    "a training process was killed (out of memory?). Finished runs are kept: run again, with a smaller JOBS if memory is short."
+                ) from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
     return [where[spec] for spec in specs]

@@ -16,7 +16,9 @@ from ..training.loop import Trainer, pick_device
 from .evaluate import evaluate, evaluate_pixels
 
 
-def setting(scene: xr.Dataset, method: str, split: xr.DataArray | None, preset: str, overrides: dict) -> tuple[Config, xr.DataArray, list[str] | None]:
+def setting(
+    scene: xr.Dataset, method: str, split: xr.DataArray | None, preset: str, overrides: dict
+) -> tuple[Config, xr.DataArray, list[str] | None]:
     """Config, split and, for a modality trained alone, its name: what the arguments of `fit` stand for."""
     alone = method in modalities(scene)
     config = make_config("late" if alone else method, preset, **overrides)
@@ -24,14 +26,33 @@ def setting(scene: xr.Dataset, method: str, split: xr.DataArray | None, preset: 
     return config, split, [method] if alone else None
 
 
-def label_run(run: xr.Dataset, method: str, seed: int, preset: str, changed: dict, chosen: int, seconds: float, samples: int) -> None:
+def label_run(
+    run: xr.Dataset, method: str, seed: int, preset: str, changed: dict, chosen: int, seconds: float, samples: int
+) -> None:
     """Write down what was trained, ``changed`` from the preset, and how fast."""
-    run.attrs |= {"method": method, "seed": seed, "preset": preset, "overrides": json.dumps(changed, sort_keys=True), "epoch_used": chosen,
-                  "variant": ",".join(f"{k}={v}" for k, v in sorted(changed.items())), "seconds": seconds, "samples_per_s": samples / seconds}
+    run.attrs |= {
+        "method": method,
+        "seed": seed,
+        "preset": preset,
+        "overrides": json.dumps(changed, sort_keys=True),
+        "epoch_used": chosen,
+        "variant": ",".join(f"{k}={v}" for k, v in sorted(changed.items())),
+        "seconds": seconds,
+        "samples_per_s": samples / seconds,
+    }
 
 
-def fit(scene: xr.Dataset, method: str = "prsanet", split: xr.DataArray | None = None, seed: int = 0, preset: str = "full",
-        device: str = "auto", on_epoch=None, mixed: bool = False, **overrides) -> tuple[xr.Dataset, torch.nn.Module | Classifier]:
+def fit(
+    scene: xr.Dataset,
+    method: str = "prsanet",
+    split: xr.DataArray | None = None,
+    seed: int = 0,
+    preset: str = "full",
+    device: str = "auto",
+    on_epoch=None,
+    mixed: bool = False,
+    **overrides,
+) -> tuple[xr.Dataset, torch.nn.Module | Classifier]:
     """Train one network or classifier and evaluate it.
 
     ``method``: a name of `prsa.config.METHODS`, or the name of a modality to train that one alone; ``split``: from `split_scene` (default:

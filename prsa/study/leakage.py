@@ -22,7 +22,15 @@ def thin(split: xr.DataArray, label: np.ndarray, counts: np.ndarray, seed: int) 
     return split.copy(data=part).assign_attrs(hash=hashlib.sha256(part.tobytes()).hexdigest())
 
 
-def compare(scene: xr.Dataset, seeds: int = 5, method: str = "concat", preset: str = "full", device: str = "auto", on_run=None, **overrides):
+def compare(
+    scene: xr.Dataset,
+    seeds: int = 5,
+    method: str = "concat",
+    preset: str = "full",
+    device: str = "auto",
+    on_run=None,
+    **overrides,
+):
     """Train with ``random`` and with ``blocks``, each seed with its own split and equally many training pixels per class.
 
     Returns ``runs, splits`` for `leakage` and `by_distance`; ``on_run(run)`` is called after each. Raises `PrsaError` as `fit` does.

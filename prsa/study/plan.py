@@ -1,7 +1,7 @@
 """The grid of runs and how it is executed: resumable, atomic, one process per core."""
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import xarray as xr
@@ -47,7 +47,7 @@ def _split(source: str, radius: int) -> xr.DataArray:
     return split_scene(_scene(source), "auto", 0, radius)
 
 
-@lru_cache(maxsize=None)  # a few words per scene: a grid asks for them again and again, in an order in which scenes do not stay open
+@cache  # a few words per scene: a grid asks for them again and again, in an order in which scenes do not stay open
 def _facts(source: str) -> tuple[str, tuple[str, ...], str]:
     """Name, modalities and hash of a scene."""
     scene = _scene(source)
@@ -104,11 +104,19 @@ def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, pr
     scenes = list(dict.fromkeys(scenes))
     whole = methods is None and preset == "full"
     extra = dict.fromkeys(firsts(scenes), ABLATIONS) if whole else {}
-    specs = [RunSpec(scene, method, seed, preset) for seed in range(seeds) for scene in scenes
-             for method in (*chosen, *(extra.get(scene, ()) if seed < ABLATION_SEEDS else ()))]
+    specs = [
+        RunSpec(scene, method, seed, preset)
+        for seed in range(seeds)
+        for scene in scenes
+        for method in (*chosen, *(extra.get(scene, ()) if seed < ABLATION_SEEDS else ()))
+    ]
     if whole:
-        specs += [RunSpec(scenes[0], "prsanet", seed, preset, ((key, value),))
-                  for seed in range(min(seeds, SENSITIVITY_SEEDS)) for key, values in SENSITIVITY.items() for value in values]
+        specs += [
+            RunSpec(scenes[0], "prsanet", seed, preset, ((key, value),))
+            for seed in range(min(seeds, SENSITIVITY_SEEDS))
+            for key, values in SENSITIVITY.items()
+            for value in values
+        ]
     return specs
 
 
@@ -122,7 +130,9 @@ def dial_grid(scenes: list[str], seeds: int = 5, preset: str = "full") -> list[R
         raise PrsaError(f"SEEDS: expected 1 or more, got {seeds}.")
     settings, repeats = ((DIAL[0], DIAL[-1]), 1) if preset == "quick" else (DIAL, min(max(1, seeds // 3), DIAL_SEEDS))
     names = [scene_name(kind, 0, dial) for kind in dict.fromkeys(scenes) if kind in EMBEDDED for dial in settings]
-    return [RunSpec(name, method, seed, preset) for name in names for seed in range(repeats) for method in DIAL_METHODS]  # by scene: few are kept open
+    return [
+        RunSpec(name, method, seed, preset) for name in names for seed in range(repeats) for method in DIAL_METHODS
+    ]  # by scene: few are kept open
 
 
 def open_runs(specs: list[RunSpec]) -> list[xr.Dataset]:
@@ -130,6 +140,7 @@ def open_runs(specs: list[RunSpec]) -> list[xr.Dataset]:
     where = [run_path(spec) for spec in specs]
     missing = [path.name for path in where if not path.is_file()]
     if missing:
-        raise PrsaError(f"expected {len(where)} finished runs, {len(missing)} are missing, first {missing[0]}. Train them: make reproduce, or notebook 03_train.")
+        raise PrsaError(
+            f"expected {len(where)} finished runs, {len(missing)} are missing, first {missing[0]}. Train them: make reproduce, or notebook 03_train."
+        )
     return [runs.load_run(path) for path in where]
-

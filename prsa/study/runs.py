@@ -15,20 +15,62 @@ from ..files import atomic_netcdf
 
 SCHEMA = "prsa-run-1"
 CODE = 3  # raise when training or evaluation changes what a run contains: older files are then retrained
-FORMAT = {"engine": "scipy", "format": "NETCDF3_64BIT"}  # opens 20 times faster than netCDF 4, and a study opens hundreds of runs
+FORMAT = {
+    "engine": "scipy",
+    "format": "NETCDF3_64BIT",
+}  # opens 20 times faster than netCDF 4, and a study opens hundreds of runs
 COORDS = ("epoch", "modality", "class", "predicted", "head", "part", "watched", "term", "source", "condition")
 DIMS = {
-    "confusion": ("head", "part", "class", "predicted"), "probe_confusion": ("modality", "class", "predicted"), "loss": ("epoch", "term"),
-    "s": ("epoch", "modality"), "rho": ("epoch", "modality"), "beta": ("epoch", "modality"), "grad_norm": ("epoch", "modality"),
-    "grad_cosine": ("epoch", "modality"), "branch_accuracy": ("epoch", "watched", "modality"),
-    "probe_accuracy": ("epoch", "watched", "modality"), "direction": ("epoch", "source", "modality"),
-    "degraded_confusion": ("condition", "class", "predicted"), "accuracy": ("epoch", "watched"), "js": ("epoch",),
-    "prototypes": ("modality", "class", "feature"), "features": ("sample", "modality", "feature"), "fused_features": ("sample", "fused_feature"),
-    "sample_label": ("sample",), "cka": (), "eta2": (), "map": ("y", "x"), "confidence": ("y", "x"),
+    "confusion": ("head", "part", "class", "predicted"),
+    "probe_confusion": ("modality", "class", "predicted"),
+    "loss": ("epoch", "term"),
+    "s": ("epoch", "modality"),
+    "rho": ("epoch", "modality"),
+    "beta": ("epoch", "modality"),
+    "grad_norm": ("epoch", "modality"),
+    "grad_cosine": ("epoch", "modality"),
+    "branch_accuracy": ("epoch", "watched", "modality"),
+    "probe_accuracy": ("epoch", "watched", "modality"),
+    "direction": ("epoch", "source", "modality"),
+    "degraded_confusion": ("condition", "class", "predicted"),
+    "accuracy": ("epoch", "watched"),
+    "js": ("epoch",),
+    "prototypes": ("modality", "class", "feature"),
+    "features": ("sample", "modality", "feature"),
+    "fused_features": ("sample", "fused_feature"),
+    "sample_label": ("sample",),
+    "cka": (),
+    "eta2": (),
+    "map": ("y", "x"),
+    "confidence": ("y", "x"),
 }
-ATTRS = ("schema", "run_id", "scene", "scene_title", "simulated", "method", "variant", "overrides", "seed", "preset", "config", "scene_hash",
-         "split_hash", "split_kind", "n_train", "n_val", "n_test", "params", "macs_patch", "macs_pixel", "probed", "epoch_used", "seconds",
-         "samples_per_s", "versions")
+ATTRS = (
+    "schema",
+    "run_id",
+    "scene",
+    "scene_title",
+    "simulated",
+    "method",
+    "variant",
+    "overrides",
+    "seed",
+    "preset",
+    "config",
+    "scene_hash",
+    "split_hash",
+    "split_kind",
+    "n_train",
+    "n_val",
+    "n_test",
+    "params",
+    "macs_patch",
+    "macs_pixel",
+    "probed",
+    "epoch_used",
+    "seconds",
+    "samples_per_s",
+    "versions",
+)
 
 
 def run_id(config_json: str, method: str, seed: int, scene_hash: str, split_hash: str) -> str:
@@ -54,13 +96,21 @@ def _content_hash(run: xr.Dataset) -> str:
 
 def check_run(run: xr.Dataset, source: str = "run") -> xr.Dataset:
     """Return the run, or raise `PrsaError` that names the first thing missing or misshapen."""
-    for what, wanted, have in (("variable", DIMS, run.data_vars), ("coordinate", COORDS, run.coords), ("attribute", ATTRS, run.attrs)):
+    for what, wanted, have in (
+        ("variable", DIMS, run.data_vars),
+        ("coordinate", COORDS, run.coords),
+        ("attribute", ATTRS, run.attrs),
+    ):
         missing = [name for name in wanted if name not in have]
         if missing:
-            raise PrsaError(f"{source}: expected the {what}s of {SCHEMA}, got none named {', '.join(missing)}. Delete the file and train again.")
+            raise PrsaError(
+                f"{source}: expected the {what}s of {SCHEMA}, got none named {', '.join(missing)}. Delete the file and train again."
+            )
     for name, dims in DIMS.items():
         if run[name].dims != dims:
-            raise PrsaError(f"{source}: expected {name} with dims {dims}, got {run[name].dims}. Delete the file and train again.")
+            raise PrsaError(
+                f"{source}: expected {name} with dims {dims}, got {run[name].dims}. Delete the file and train again."
+            )
     return run
 
 
@@ -74,7 +124,9 @@ def save_run(run: xr.Dataset, path: Path) -> Path:
 def load_run(path: Path) -> xr.Dataset:
     """Read a run file into memory. Raises `PrsaError` when it is missing, damaged or not a run."""
     if not path.is_file():
-        raise PrsaError(f"expected a run file at {path}, found none. Train it first (notebook 03_train or make reproduce).")
+        raise PrsaError(
+            f"expected a run file at {path}, found none. Train it first (notebook 03_train or make reproduce)."
+        )
     try:
         with xr.open_dataset(path, engine=FORMAT["engine"]) as file:
             run = file.load().map(lambda v: v.astype(v.dtype.newbyteorder("=")), keep_attrs=True)

@@ -21,20 +21,26 @@ from .shadow import ShadowHeads
 
 TERMS = ("fused", "alignment", "prototype", "auxiliary", "rebalancing")
 WATCHED = ("train", "val")
-SOURCES = ("fused", "prototype", "total")  # gradients on z that are compared with the direction of the branch trained alone
+SOURCES = (
+    "fused",
+    "prototype",
+    "total",
+)  # gradients on z that are compared with the direction of the branch trained alone
 VAL_CAP = 512  # validation pixels looked at per epoch
 SMOOTHING = 0.9  # of the optimisation degree over batches
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """"auto" is the GPU when there is one. Raises `PrsaError` for a device this machine does not have."""
+    """ "auto" is the GPU when there is one. Raises `PrsaError` for a device this machine does not have."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
-        raise PrsaError(f"device {device!r} is not usable here ({str(error).splitlines()[0]}). Use DEVICE=auto or DEVICE=cpu.") from error
+        raise PrsaError(
+            f"device {device!r} is not usable here ({str(error).splitlines()[0]}). Use DEVICE=auto or DEVICE=cpu."
+        ) from error
 
 
 @dataclass
@@ -48,11 +54,23 @@ class Streams:
 
     @classmethod
     def of(cls, seed: int) -> "Streams":
-        return cls(*(torch.Generator().manual_seed(stream_seed(seed, name)) for name in ("order", "symmetry", "dropout", "rule")))
+        return cls(
+            *(
+                torch.Generator().manual_seed(stream_seed(seed, name))
+                for name in ("order", "symmetry", "dropout", "rule")
+            )
+        )
 
 
-def loss_terms(model: PRSANet, rule: Rule, z: torch.Tensor, y: torch.Tensor, s: torch.Tensor, drop: torch.Tensor | None = None,
-               keep: torch.Tensor | None = None) -> tuple[dict, dict]:
+def loss_terms(
+    model: PRSANet,
+    rule: Rule,
+    z: torch.Tensor,
+    y: torch.Tensor,
+    s: torch.Tensor,
+    drop: torch.Tensor | None = None,
+    keep: torch.Tensor | None = None,
+) -> tuple[dict, dict]:
     """Weighted loss terms (scalars) of a batch and the model's dict. z (B, M, D), y (B,), s (M,) smoothed optimisation degrees.
 
     The prototype term is always computed, because its gradient is a measure of the study; its weight may be 0.
@@ -71,7 +89,9 @@ def loss_terms(model: PRSANet, rule: Rule, z: torch.Tensor, y: torch.Tensor, s: 
     return terms | rule.terms(out, y, s), out
 
 
-def step_gradients(shared: list[torch.Tensor], terms: dict, z: torch.Tensor, lambda_p: float, free: bool) -> dict[str, torch.Tensor]:
+def step_gradients(
+    shared: list[torch.Tensor], terms: dict, z: torch.Tensor, lambda_p: float, free: bool
+) -> dict[str, torch.Tensor]:
     """Gradient of every term on z (B, M, D); gradients of the parameters ``shared`` by the modalities are summed into their ``.grad``.
 
     ``free``: the independent phase, in which the fused loss trains only the fusion and the head. Of several networks side by side, terms, z and
@@ -80,10 +100,14 @@ def step_gradients(shared: list[torch.Tensor], terms: dict, z: torch.Tensor, lam
     on_z = {}
     for name, value in terms.items():
         inputs = [z] if name == "prototype" else [z, *shared]
-        on_z[name], *rest = torch.autograd.grad(value, inputs, torch.ones_like(value), retain_graph=True, allow_unused=True)
+        on_z[name], *rest = torch.autograd.grad(
+            value, inputs, torch.ones_like(value), retain_graph=True, allow_unused=True
+        )
         for parameter, gradient in zip(shared, rest):
             if gradient is not None:
-                if gradient.stride() != parameter.stride():  # the fused optimiser reads both in the order in which they lie in memory
+                if (
+                    gradient.stride() != parameter.stride()
+                ):  # the fused optimiser reads both in the order in which they lie in memory
                     gradient = torch.empty_like(parameter).copy_(gradient)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
     wanted = {name: g for name, g in on_z.items() if name != "prototype"}
@@ -104,7 +128,11 @@ def follow(model: PRSANet, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def with_factors(record: dict, s: torch.Tensor) -> dict:
     """The record of an epoch with its optimisation degrees s (M,), imbalance factors and pushes."""
-    return record | {"s": s.numpy(), "rho": imbalance_factor(s).numpy() if len(s) > 1 else np.ones(1), "beta": push(s).numpy()}
+    return record | {
+        "s": s.numpy(),
+        "rho": imbalance_factor(s).numpy() if len(s) > 1 else np.ones(1),
+        "beta": push(s).numpy(),
+    }
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -137,8 +165,16 @@ class Choice:
 class Trainer:
     """State of one run: model, data on the device, streams, history. ``mixed``: encoders in bfloat16 (forward and backward), all else in float32."""
 
-    def __init__(self, scene: xr.Dataset, split: xr.DataArray, config: Config, seed: int, device: torch.device, only: list[str] | None = None,
-                 mixed: bool = False):
+    def __init__(
+        self,
+        scene: xr.Dataset,
+        split: xr.DataArray,
+        config: Config,
+        seed: int,
+        device: torch.device,
+        only: list[str] | None = None,
+        mixed: bool = False,
+    ):
         self.config, self.device, self.mixed = config, device, mixed
         names = only or modalities(scene)
         label, part = scene["label"].values.ravel(), split.values.ravel()
@@ -156,7 +192,9 @@ class Trainer:
         self.streams = Streams.of(seed)
         self.size = min(config.batch, self.n_train)
         self.batches = max(1, self.n_train // config.batch)
-        self.epochs = config.epochs if not config.max_steps else min(config.epochs, -(-config.max_steps // self.batches))
+        self.epochs = (
+            config.epochs if not config.max_steps else min(config.epochs, -(-config.max_steps // self.batches))
+        )
         self.optimise(self.model.parameters())
         self.shadow = self.shadow_heads(seed)
         self.s = torch.zeros(len(names), device=device)
@@ -166,18 +204,36 @@ class Trainer:
     def network(self, seed: int) -> PRSANet:
         """The untrained network of a seed, on the device."""
         build = named("network", self.config.network) if self.config.network else PRSANet
-        return build(self.bands, self.classes, self.config, seed, self.statistics).to(self.device).to(memory_format=torch.channels_last)
+        return (
+            build(self.bands, self.classes, self.config, seed, self.statistics)
+            .to(self.device)
+            .to(memory_format=torch.channels_last)
+        )
 
     def optimise(self, parameters) -> None:
         """Optimiser and schedule of these parameters."""
-        self.optimizer = torch.optim.AdamW(parameters, lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True)
-        self.steps = max(self.epochs * self.batches + 1, 6)  # OneCycleLR divides by zero when the rise is one step, a fifth of 5
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, self.config.lr, total_steps=self.steps, pct_start=0.2)
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True
+        )
+        self.steps = max(
+            self.epochs * self.batches + 1, 6
+        )  # OneCycleLR divides by zero when the rise is one step, a fifth of 5
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, self.config.lr, total_steps=self.steps, pct_start=0.2
+        )
 
     def shadow_heads(self, *seeds: int) -> ShadowHeads:
         """The shadow heads of these seeds, in one object."""
-        return ShadowHeads(len(self.bands), self.config.features, len(self.classes), self.config.lr, self.config.weight_decay, self.steps,
-                           [torch.Generator().manual_seed(stream_seed(seed, "shadow")) for seed in seeds], self.device)
+        return ShadowHeads(
+            len(self.bands),
+            self.config.features,
+            len(self.classes),
+            self.config.lr,
+            self.config.weight_decay,
+            self.steps,
+            [torch.Generator().manual_seed(stream_seed(seed, "shadow")) for seed in seeds],
+            self.device,
+        )
 
     def each(self, function: Callable, *values):
         """``function(model, *values)``; of several networks side by side, of each with its own part of the values."""
@@ -194,9 +250,15 @@ class Trainer:
 
     def masks(self) -> dict[str, torch.Tensor]:
         """What multiplies features in the next batch, as far as anything does: ``drop`` (B, F) and ``keep`` (B, M) of `PRSANet.classify`."""
-        share, fusion, masks = self.config.dropout, self.model.fusion, {"keep": self.draw(lambda s: self.rule.keep(self.size, len(self.bands), s.rule))}
+        share, fusion, masks = (
+            self.config.dropout,
+            self.model.fusion,
+            {"keep": self.draw(lambda s: self.rule.keep(self.size, len(self.bands), s.rule))},
+        )
         if share and fusion is not None:
-            masks["drop"] = self.draw(lambda s: (torch.rand((self.size, fusion.size), generator=s.dropout) >= share) / (1 - share))
+            masks["drop"] = self.draw(
+                lambda s: (torch.rand((self.size, fusion.size), generator=s.dropout) >= share) / (1 - share)
+            )
         return {name: mask for name, mask in masks.items() if mask is not None}
 
     def epoch(self, number: int) -> dict:
@@ -234,11 +296,18 @@ class Trainer:
         z = encoded.detach().requires_grad_()
         degree = self.each(follow, encoded.detach(), y)
         self.s = degree if first else SMOOTHING * self.s + (1 - SMOOTHING) * degree
-        terms, out = self.each(lambda model, z, y, s, masks: loss_terms(model, self.rule, z, y, s, **masks), z, y, self.s, self.masks())
-        on_z = step_gradients(self.shared(), terms, z, self.config.lambda_p, free=self.config.phase >= self.rule.progress)
+        terms, out = self.each(
+            lambda model, z, y, s, masks: loss_terms(model, self.rule, z, y, s, **masks), z, y, self.s, self.masks()
+        )
+        on_z = step_gradients(
+            self.shared(), terms, z, self.config.lambda_p, free=self.config.phase >= self.rule.progress
+        )
         self.rule.to_encoders(self.model, encoded, on_z, y, self.streams.rule)
         alone, probe = self.shadow_step(encoded, y)
-        return self.each(self.measure, terms, out, on_z, alone, y) | {"grad_norm": self.norms(), "probe_accuracy": probe}
+        return self.each(self.measure, terms, out, on_z, alone, y) | {
+            "grad_norm": self.norms(),
+            "probe_accuracy": probe,
+        }
 
     def shared(self) -> list[torch.Tensor]:
         """The parameters that are of no single modality."""
@@ -246,25 +315,33 @@ class Trainer:
 
     def norms(self) -> torch.Tensor:
         """Norm of the gradient of every encoder (M,)."""
-        return torch.stack([torch.nn.utils.get_total_norm([p.grad for p in self.model.encoders[m].parameters()]) for m in self.bands])
+        return torch.stack(
+            [torch.nn.utils.get_total_norm([p.grad for p in self.model.encoders[m].parameters()]) for m in self.bands]
+        )
 
     def shadow_step(self, encoded: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A step of the shadow heads on the features (B, M, D): direction (B, M, D) and accuracy (M,)."""
         return self.shadow.step(encoded, y)
 
     @torch.no_grad()
-    def measure(self, model: PRSANet, terms: dict, out: dict, on_z: dict, alone: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    def measure(
+        self, model: PRSANet, terms: dict, out: dict, on_z: dict, alone: torch.Tensor, y: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """What is kept of a batch. ``alone`` (B, M, D): gradient on z if every branch were trained alone; ``direction`` (source, M) is the cosine
         of the others with it, NaN for a term that is off."""
         nan = torch.full((), torch.nan, device=self.device)
         posterior = out["A"] if "A" in out else model.branch_logits(out).softmax(2)
         return {
-            "loss": torch.stack([terms[t] if t in terms and (t != "prototype" or self.config.lambda_p) else nan for t in TERMS]),
+            "loss": torch.stack(
+                [terms[t] if t in terms and (t != "prototype" or self.config.lambda_p) else nan for t in TERMS]
+            ),
             "grad_cosine": _cosine(on_z["prototype"], on_z.get("fused", on_z.get("auxiliary"))),
             "branch_accuracy": self.branches(out, y),
             "accuracy": (out["logits"].argmax(1) == y).float().mean(),
             "js": losses.jensen_shannon(posterior).mean(),
-            "direction": torch.stack([_cosine(on_z[name], alone) if name in on_z else nan.expand(len(self.bands)) for name in SOURCES]),
+            "direction": torch.stack(
+                [_cosine(on_z[name], alone) if name in on_z else nan.expand(len(self.bands)) for name in SOURCES]
+            ),
         }
 
     def branches(self, out: dict, y: torch.Tensor) -> torch.Tensor:
@@ -281,8 +358,11 @@ class Trainer:
         index = torch.arange(self.n_train, self.n_train + self.n_held, device=self.device)
         x, y = self.patches.gather(index), self.y[index]
         out = self.each(lambda model: model(x))
-        held = {"accuracy": (out["logits"].argmax(-1) == y).float().mean(-1), "branch_accuracy": self.branches(out, y),
-                "probe_accuracy": self.probes(out, y)}
+        held = {
+            "accuracy": (out["logits"].argmax(-1) == y).float().mean(-1),
+            "branch_accuracy": self.branches(out, y),
+            "probe_accuracy": self.probes(out, y),
+        }
         return {key: value.cpu().numpy() for key, value in held.items()}
 
     def probes(self, out: dict, y: torch.Tensor) -> torch.Tensor:
@@ -298,5 +378,3 @@ class Trainer:
             if on_epoch:
                 on_epoch(number, record)
         return choice.settle()
-
-

@@ -35,7 +35,9 @@ class Rule:
         """Further loss terms, scalars that may be named ``rebalancing`` only; ``out`` is the dict of `PRSANet.classify`, y (B,)."""
         return {}
 
-    def to_encoders(self, model, encoded: torch.Tensor, on_z: dict[str, torch.Tensor], y: torch.Tensor, rng: torch.Generator) -> None:
+    def to_encoders(
+        self, model, encoded: torch.Tensor, on_z: dict[str, torch.Tensor], y: torch.Tensor, rng: torch.Generator
+    ) -> None:
         """Fill ``.grad`` of the encoders. ``encoded`` (B, M, D) carries their graph; ``on_z`` holds the gradient of every loss term on z
         (B, M, D) and their sum ``total``, the gradient that is propagated here."""
         encoded.backward(on_z["total"])

@@ -11,11 +11,23 @@ class ShadowHeads:
     were trained alone from where it is: there, nothing but such a head stands between the features and the loss.
     """
 
-    def __init__(self, modalities: int, features: int, classes: int, lr: float, weight_decay: float, steps: int, rngs: list[torch.Generator], device):
+    def __init__(
+        self,
+        modalities: int,
+        features: int,
+        classes: int,
+        lr: float,
+        weight_decay: float,
+        steps: int,
+        rngs: list[torch.Generator],
+        device,
+    ):
         """``steps`` of the one-cycle schedule, at least 6; one of ``rngs`` draws the start (CPU). More of them make as many sets of heads, which
         know nothing of each other: M is then the number of all heads, and every head has labels of its own, y (M, B)."""
         bound = features**-0.5  # as torch starts a linear layer
-        start = torch.cat([(2 * torch.rand((modalities, features, classes), generator=rng) - 1) * bound for rng in rngs])
+        start = torch.cat(
+            [(2 * torch.rand((modalities, features, classes), generator=rng) - 1) * bound for rng in rngs]
+        )
         self.weight = start.to(device).requires_grad_()  # (M, D, K)
         self.bias = torch.zeros((len(start), 1, classes), device=device, requires_grad=True)
         self.optimizer = torch.optim.AdamW([self.weight, self.bias], lr=lr, weight_decay=weight_decay, fused=True)
@@ -28,7 +40,9 @@ class ShadowHeads:
         """Gradient on z (B, M, D) of the heads' cross entropy (batch mean, sum over modalities) and accuracy (M,); then one step. y (B,) or (M, B)."""
         z = z.detach().requires_grad_()
         logits = self._logits(z)
-        loss = F.cross_entropy(logits.flatten(0, 1), y.expand(logits.shape[:2]).flatten(), reduction="sum") / y.shape[-1]
+        loss = (
+            F.cross_entropy(logits.flatten(0, 1), y.expand(logits.shape[:2]).flatten(), reduction="sum") / y.shape[-1]
+        )
         direction, self.weight.grad, self.bias.grad = torch.autograd.grad(loss, (z, self.weight, self.bias))
         self.optimizer.step()
         self.schedule.step()

@@ -38,11 +38,16 @@ from prsa.training.loop import Trainer, pick_device
 
 BANDS = {"hsi": 144, "lidar": 1}
 CLASSES, SHAPE, SMALL, REPEATS = 15, (512, 512), (96, 96), 3
-AREA, CROP = 256, 64  # pixels on a side: of the maps that are compared, and of the crop that is also predicted patch by patch
+AREA, CROP = (
+    256,
+    64,
+)  # pixels on a side: of the maps that are compared, and of the crop that is also predicted patch by patch
 TARGETS = {7: 50, 11: 100}  # patch -> how many times faster than patch by patch a map is meant to be
-METHODS_NOTE = ("All methods on the same noise: 144 + 1 bands, 15 classes, patch 7, 2,000 training pixels, batch 128, all cores. Trainable parameters; multiply-accumulate "
-                "operations per patch and per pixel of a map (classical ones: see prsa.classical); training samples and map pixels per second; peak memory added by "
-                "training and a map of 96 x 96 pixels. Classical: training pixels per second of the whole fit, grid included.")
+METHODS_NOTE = (
+    "All methods on the same noise: 144 + 1 bands, 15 classes, patch 7, 2,000 training pixels, batch 128, all cores. Trainable parameters; multiply-accumulate "
+    "operations per patch and per pixel of a map (classical ones: see prsa.classical); training samples and map pixels per second; peak memory added by "
+    "training and a map of 96 x 96 pixels. Classical: training pixels per second of the whole fit, grid included."
+)
 LARGE = {"berlin": ((1723, 476), {"hsi": 244, "sar": 4}, 8), "houston2018": ((1202, 4768), {"hsi": 50, "lidar": 1}, 20)}
 
 
@@ -52,9 +57,18 @@ def noise_scene(shape: tuple[int, int] = SHAPE, bands: dict = BANDS, classes: in
     label = rng.integers(1, classes + 1, size=shape).astype(np.int16)
     split = np.zeros(shape, np.int8)
     split.ravel()[rng.choice(split.size, 4000, replace=False)] = np.repeat([1, 2], 2000)
-    data = {m: ((f"{m}_band", "y", "x"), rng.standard_normal(size=(n, *shape), dtype=np.float32)) for m, n in bands.items()}
-    attrs = {"schema": "prsa-scene-1", "name": "noise", "title": "noise", "class_names": json.dumps([f"class {k}" for k in range(1, classes + 1)]),
-             "simulated": 1, "license": "none", "citation": "none"}
+    data = {
+        m: ((f"{m}_band", "y", "x"), rng.standard_normal(size=(n, *shape), dtype=np.float32)) for m, n in bands.items()
+    }
+    attrs = {
+        "schema": "prsa-scene-1",
+        "name": "noise",
+        "title": "noise",
+        "class_names": json.dumps([f"class {k}" for k in range(1, classes + 1)]),
+        "simulated": 1,
+        "license": "none",
+        "citation": "none",
+    }
     return xr.Dataset(data | {"label": (("y", "x"), label), "split": (("y", "x"), split)}, attrs=attrs)
 
 
@@ -104,8 +118,18 @@ def training(scene: xr.Dataset, device: torch.device, threads: int, ceiling: flo
             samples = trainer.batches * batch
             macs = 3 * trainer.model.complexity()["macs_patch"]  # forward, and twice that backward
             rate = samples / min(seconds[1:])
-            rows.append({"method": method, "batch": batch, "threads": threads, "patch": 7, "features": 64, "samples_per_s": round(rate),
-                         "median_samples_per_s": round(samples / float(np.median(seconds[1:]))), "share_of_matmul": _short(rate * macs / ceiling)})
+            rows.append(
+                {
+                    "method": method,
+                    "batch": batch,
+                    "threads": threads,
+                    "patch": 7,
+                    "features": 64,
+                    "samples_per_s": round(rate),
+                    "median_samples_per_s": round(samples / float(np.median(seconds[1:]))),
+                    "share_of_matmul": _short(rate * macs / ceiling),
+                }
+            )
     return rows
 
 
@@ -118,9 +142,17 @@ def mapping(scene: xr.Dataset, device: torch.device, threads: int, ceiling: floa
         seconds = [_seconds(lambda: predict_map(model, scene), device) for _ in range(REPEATS)]
         pixels = scene.sizes["y"] * scene.sizes["x"]
         rate = pixels / min(seconds)
-        rows.append({"method": method, "threads": threads, "patch": 7, "pixels": pixels, "pixels_per_s": round(rate),
-                     "median_pixels_per_s": round(pixels / float(np.median(seconds))),
-                     "share_of_matmul": _short(rate * model.complexity()["macs_pixel"] / ceiling)})
+        rows.append(
+            {
+                "method": method,
+                "threads": threads,
+                "patch": 7,
+                "pixels": pixels,
+                "pixels_per_s": round(rate),
+                "median_pixels_per_s": round(pixels / float(np.median(seconds))),
+                "share_of_matmul": _short(rate * model.complexity()["macs_pixel"] / ceiling),
+            }
+        )
     return rows
 
 
@@ -131,7 +163,14 @@ class UsualDataset(Dataset):
     and deviation per band; ``rng`` draws the symmetry of an item, None leaves it as it lies in the scene.
     """
 
-    def __init__(self, scene: xr.Dataset, sides: dict[str, int], statistics: dict, centres: np.ndarray, rng: np.random.Generator | None = None):
+    def __init__(
+        self,
+        scene: xr.Dataset,
+        sides: dict[str, int],
+        statistics: dict,
+        centres: np.ndarray,
+        rng: np.random.Generator | None = None,
+    ):
         self.sides, self.rng, self.images = sides, rng, {}
         self.y, self.x = np.unravel_index(centres, scene["label"].shape)
         self.labels = scene["label"].values[self.y, self.x].astype(np.int64) - 1
@@ -148,7 +187,7 @@ class UsualDataset(Dataset):
         y, x, item = self.y[i], self.x[i], {}
         turns, mirror = self.rng.integers((4, 2)) if self.rng else (0, 0)
         for m, side in self.sides.items():
-            window = self.images[m][:, y:y + side, x:x + side]
+            window = self.images[m][:, y : y + side, x : x + side]
             window = np.rot90(window[:, :, ::-1] if mirror else window, turns, (1, 2))
             item[m] = torch.from_numpy(np.ascontiguousarray(window))
         return item, self.labels[i]
@@ -175,7 +214,9 @@ def training_ratios(scene: xr.Dataset, device: torch.device, threads: int, ceili
         trainer = Trainer(scene, split, config, 0, device)
         statistics = {m: tuple(s.cpu().numpy() for s in pair) for m, pair in trainer.model.statistics().items()}
         model = PRSANet(trainer.model.bands, trainer.model.classes, config, 0, statistics).to(device)
-        dataset = UsualDataset(scene, model.sides, statistics, np.flatnonzero(split.values == TRAIN), np.random.default_rng(0))
+        dataset = UsualDataset(
+            scene, model.sides, statistics, np.flatnonzero(split.values == TRAIN), np.random.default_rng(0)
+        )
         loader = DataLoader(dataset, batch_size=config.batch, shuffle=True, num_workers=0, drop_last=True)
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         numbers = iter(range(1, REPEATS + 2))
@@ -184,9 +225,19 @@ def training_ratios(scene: xr.Dataset, device: torch.device, threads: int, ceili
         seconds = _alternating(ours, usual, device)
         rates = [trainer.batches * config.batch / s for s in seconds]
         shares = [rate * 3 * model.complexity()["macs_patch"] / ceiling for rate in rates]
-        rows.append({"method": "concat", "patch": patch, "batch": config.batch, "threads": threads,
-                     "samples_per_s": round(rates[0]), "usual_samples_per_s": round(rates[1]), "ratio": _short(rates[0] / rates[1]),
-                     "share_of_matmul": _short(shares[0]), "usual_share_of_matmul": _short(shares[1])})
+        rows.append(
+            {
+                "method": "concat",
+                "patch": patch,
+                "batch": config.batch,
+                "threads": threads,
+                "samples_per_s": round(rates[0]),
+                "usual_samples_per_s": round(rates[1]),
+                "ratio": _short(rates[0] / rates[1]),
+                "share_of_matmul": _short(shares[0]),
+                "usual_share_of_matmul": _short(shares[1]),
+            }
+        )
     return rows
 
 
@@ -211,7 +262,9 @@ def patch_map(model: PRSANet, scene: xr.Dataset, batch: int = 256) -> tuple[np.n
     shape, device = (scene.sizes["y"], scene.sizes["x"]), next(model.parameters()).device
     statistics = {m: tuple(s.cpu() for s in pair) for m, pair in model.statistics().items()}
     patches = PatchSource(scene, model.sides, statistics, np.arange(np.prod(shape)), device)
-    pieces = [model(patches.gather(index))["logits"] for index in torch.arange(np.prod(shape), device=device).split(batch)]
+    pieces = [
+        model(patches.gather(index))["logits"] for index in torch.arange(np.prod(shape), device=device).split(batch)
+    ]
     logits = torch.cat(pieces).cpu().view(*shape, -1)
     confidence, cover = logits.softmax(2).max(2)
     return (cover + 1).numpy().astype(np.uint8), confidence.numpy(), logits
@@ -235,13 +288,24 @@ def mapping_ratios(scene: xr.Dataset, device: torch.device, threads: int, ceilin
             seconds = _alternating(lambda: predict_map(model, area), lambda: patch_map(model, crop), device)
             pixels = [part.sizes["y"] * part.sizes["x"] for part in (area, crop)]
             rates = [n / s for n, s in zip(pixels, seconds)]
-            rows.append({"method": method, "patch": patch, "threads": threads, "pixels": pixels[0], "usual_pixels": pixels[1],
-                         "pixels_per_s": round(rates[0]), "usual_pixels_per_s": round(rates[1]), "ratio": _short(rates[0] / rates[1]),
-                         "target": target, "operations_ratio": _short(macs["macs_patch"] / macs["macs_pixel"]),
-                         "max_logit_difference": _short(difference),
-                         "share_of_matmul": _short(rates[0] * macs["macs_pixel"] / ceiling),
-                         "usual_share_of_matmul": _short(rates[1] * macs["macs_pixel"] / ceiling),
-                         "usual_busy_share": _short(rates[1] * macs["macs_patch"] / ceiling)})
+            rows.append(
+                {
+                    "method": method,
+                    "patch": patch,
+                    "threads": threads,
+                    "pixels": pixels[0],
+                    "usual_pixels": pixels[1],
+                    "pixels_per_s": round(rates[0]),
+                    "usual_pixels_per_s": round(rates[1]),
+                    "ratio": _short(rates[0] / rates[1]),
+                    "target": target,
+                    "operations_ratio": _short(macs["macs_patch"] / macs["macs_pixel"]),
+                    "max_logit_difference": _short(difference),
+                    "share_of_matmul": _short(rates[0] * macs["macs_pixel"] / ceiling),
+                    "usual_share_of_matmul": _short(rates[1] * macs["macs_pixel"] / ceiling),
+                    "usual_busy_share": _short(rates[1] * macs["macs_patch"] / ceiling),
+                }
+            )
     return rows
 
 
@@ -257,11 +321,21 @@ def report(name: str, scene: xr.Dataset, device: torch.device) -> dict:
     ceiling = max(matmul.values())  # the machine's: a share of the slower routine could be above one
     rows = [row for threads in sorted({1, cores}) for row in measure(scene, device, threads, ceiling)]
     ratios = compare(scene, device, cores, ceiling)
-    return {"machine": {"cores": cores, "device": str(device), "python": platform.python_version(), "torch": torch.__version__,
-                        "matmul_gmacs_per_s": round(ceiling / 1e9, 1),
-                        "routines_gmacs_per_s": {name: round(rate / 1e9, 1) for name, rate in matmul.items()}},
-            "bands": {m: scene.sizes[f"{m}_band"] for m in modalities(scene)}, "classes": len(class_names(scene)), "rows": rows, "ratios": ratios,
-            "peak_memory_gb": round(peak_memory(), 2)}
+    return {
+        "machine": {
+            "cores": cores,
+            "device": str(device),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "matmul_gmacs_per_s": round(ceiling / 1e9, 1),
+            "routines_gmacs_per_s": {name: round(rate / 1e9, 1) for name, rate in matmul.items()},
+        },
+        "bands": {m: scene.sizes[f"{m}_band"] for m in modalities(scene)},
+        "classes": len(class_names(scene)),
+        "rows": rows,
+        "ratios": ratios,
+        "peak_memory_gb": round(peak_memory(), 2),
+    }
 
 
 def _large(name: str) -> dict:
@@ -273,8 +347,16 @@ def _large(name: str) -> dict:
     trained = time.perf_counter()
     predict_map(model, scene)
     peak = peak_memory()
-    return {"size_of": name, "shape": shape, "bands": bands, "scene_gb": round(made, 2), "peak_gb": round(peak, 2),
-            "scene_epoch_evaluation_s": round(trained - start), "map_s": round(time.perf_counter() - trained), "threads": torch.get_num_threads()}
+    return {
+        "size_of": name,
+        "shape": shape,
+        "bands": bands,
+        "scene_gb": round(made, 2),
+        "peak_gb": round(peak, 2),
+        "scene_epoch_evaluation_s": round(trained - start),
+        "map_s": round(time.perf_counter() - trained),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def peak_memory() -> float:
@@ -298,16 +380,24 @@ def _method(method: str) -> dict:
         repeats += 1
     seconds = (time.perf_counter() - start) / repeats
     config, peak = make_config(method), peak_memory()
-    return {"method": method, **{name: int(run.attrs[name]) for name in ("params", "macs_patch", "macs_pixel")},
-            "train_per_s": round((run.attrs["n_train"] / run.attrs["seconds"]) if config.classifier else run.attrs["samples_per_s"]),
-            "map_per_s": round(scene.sizes["y"] * scene.sizes["x"] / seconds), "memory_gb": round(peak - before, 3)}
+    return {
+        "method": method,
+        **{name: int(run.attrs[name]) for name in ("params", "macs_patch", "macs_pixel")},
+        "train_per_s": round(
+            (run.attrs["n_train"] / run.attrs["seconds"]) if config.classifier else run.attrs["samples_per_s"]
+        ),
+        "map_per_s": round(scene.sizes["y"] * scene.sizes["x"] / seconds),
+        "memory_gb": round(peak - before, 3),
+    }
 
 
 def methods() -> None:
     """All methods at the bands of Houston2013, patch 7, batch 128: parameters, operations, speed, memory; into ``complexity.csv`` and ``.md``."""
     rows = []
     for method in (*STUDY, *COMPARATORS):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # a process each: peak memory only grows
+        with ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn")
+        ) as pool:  # a process each: peak memory only grows
             rows.append(pool.submit(_method, method).result())
         print(rows[-1], flush=True)
     frame, out = pd.DataFrame(rows), files.results("full") / "bench"

@@ -31,7 +31,9 @@ def roofline(reports: dict[str, dict]) -> Figure:
     """
     rows = [(name, row) for name in VERBS for row in reports.get(name, {}).get("ratios", [])]
     if not rows:
-        raise PrsaError(f"expected ratios of training or mapping, got none in the reports {', '.join(reports) or '(none)'}. Fix: make bench.")
+        raise PrsaError(
+            f"expected ratios of training or mapping, got none in the reports {', '.join(reports) or '(none)'}. Fix: make bench."
+        )
     fig, axs = panels(1, 1, 1.1 + 0.3 * len(rows))
     ax = axs[0, 0]
     for i, (_, row) in enumerate(rows):
@@ -41,7 +43,15 @@ def roofline(reports: dict[str, dict]) -> Figure:
         ax.plot(ours, i, "o", color=OURS, markersize=7)
         if "usual_busy_share" in row:
             ax.plot(row["usual_busy_share"], i, "s", color=USUAL, markerfacecolor="none", markersize=10)
-        ax.annotate(f"{row['ratio']:.3g}×", (1.02, i), xycoords=("axes fraction", "data"), va="center", fontsize=9, fontweight="bold", color=OURS)
+        ax.annotate(
+            f"{row['ratio']:.3g}×",
+            (1.02, i),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            fontweight="bold",
+            color=OURS,
+        )
     ax.axvline(1, color="#000000", linewidth=1)
     ax.set_xscale("log")
     low = min(row["usual_share_of_matmul"] for _, row in rows)
@@ -54,8 +64,15 @@ def roofline(reports: dict[str, dict]) -> Figure:
     entries = [("o", OURS, OURS, 7, "prsa"), ("s", USUAL, USUAL, 6, "usual pipeline")]
     if any("usual_busy_share" in row for _, row in rows):
         entries.append(("s", USUAL, "none", 10, "usual, repeated work counted"))
-    legend_below(fig, [Line2D([], [], linestyle="", marker=marker, color=colour, markerfacecolor=face, markersize=size, label=label)
-                       for marker, colour, face, size, label in entries])
+    legend_below(
+        fig,
+        [
+            Line2D(
+                [], [], linestyle="", marker=marker, color=colour, markerfacecolor=face, markersize=size, label=label
+            )
+            for marker, colour, face, size, label in entries
+        ],
+    )
     return fig
 
 
@@ -79,7 +96,15 @@ def scaling(table: pd.DataFrame, fitted: pd.DataFrame) -> Figure:
                 ax.plot(part["size"], part[quantity], color=colour, marker=marker, markersize=4)
                 if (task, against, quantity) in power.index:
                     value, low, high = power.loc[(task, against, quantity)].round(2) + 0.0  # no "-0.00"
-                    ax.text(0.03, 0.97 - 0.16 * row, f"{value:.2f} [{low:.2f}, {high:.2f}]", color=colour, transform=ax.transAxes, fontsize=8, va="top")
+                    ax.text(
+                        0.03,
+                        0.97 - 0.16 * row,
+                        f"{value:.2f} [{low:.2f}, {high:.2f}]",
+                        color=colour,
+                        transform=ax.transAxes,
+                        fontsize=8,
+                        va="top",
+                    )
             ax.set(xscale="log", yscale="log", xlabel=AGAINST[against])
             if against != "pixels":
                 sizes = sorted(set(table.loc[table["against"] == against, "size"]))
@@ -90,7 +115,13 @@ def scaling(table: pd.DataFrame, fitted: pd.DataFrame) -> Figure:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    legend_below(fig, [Line2D([], [], color=colour, marker=marker, markersize=4, label=label) for colour, marker, label in TASKS.values()])
+    legend_below(
+        fig,
+        [
+            Line2D([], [], color=colour, marker=marker, markersize=4, label=label)
+            for colour, marker, label in TASKS.values()
+        ],
+    )
     return fig
 
 
@@ -101,7 +132,9 @@ def main() -> None:
     if missing:
         raise PrsaError(f"expected {', '.join(FILES)} in {folder}, got no {' and no '.join(missing)}. Fix: make bench.")
     save(roofline({name: json.loads((folder / f"{name}.json").read_text()) for name in VERBS}), folder / "speed")
-    save(scaling(*(pd.read_csv(folder / f"{name}.csv") for name in ("scaling", "scaling_exponents"))), folder / "scaling")
+    save(
+        scaling(*(pd.read_csv(folder / f"{name}.csv") for name in ("scaling", "scaling_exponents"))), folder / "scaling"
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ from prsa.study.leakage import compare
 def main(argv: list[str] | None = None) -> int:
     """``python -m record.leakage SCENE``: tables and the warning figure in ``results/leakage/<scene>/``; 0, or 2 after an error."""
 
-    parser = argparse.ArgumentParser(prog="python -m record.leakage", description="Accuracy with a random (leaking) and with a spatially disjoint split.")
+    parser = argparse.ArgumentParser(
+        prog="python -m record.leakage",
+        description="Accuracy with a random (leaking) and with a spatially disjoint split.",
+    )
     parser.add_argument("scene", help="a name or a .nc file")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--method", default="concat")
@@ -29,8 +32,11 @@ def main(argv: list[str] | None = None) -> int:
         name = scene.attrs["name"]
 
         def told(run):
-            print(f"{name}, {kind_label(run.attrs['split_kind'])}, seed {run.attrs['seed']}: "
-                  f"OA {metrics.points(metrics.oa(run['confusion'].sel(head='fused', part='test').values)):.1f} ({run.attrs['seconds']:.0f} s)", flush=True)
+            print(
+                f"{name}, {kind_label(run.attrs['split_kind'])}, seed {run.attrs['seed']}: "
+                f"OA {metrics.points(metrics.oa(run['confusion'].sel(head='fused', part='test').values)):.1f} ({run.attrs['seconds']:.0f} s)",
+                flush=True,
+            )
 
         runs, splits = compare(scene, options.seeds, options.method, options.preset, options.device, told)
         table, distances = leakage(runs, {name: scene}, splits), by_distance(runs, {name: scene}, splits)

@@ -24,8 +24,24 @@ from prsa.training.rule import Rule
 KINDS = ("sim-sar", "sim-lidar", "sim-tri")
 COLUMNS = ("round", "name", "scene", "seed", "modality", "val_oa", "probe_accuracy", "rho")
 RULES = "prsa.research:"
-START = {"lambda_p": 0.3, "base": 1.0, "tau_p": 0.3, "lambda_sa": 0.3, "tau_s": 0.1, "sigma": 0.0, "dropout": 0.0, "phase": 0.0, "vote": 0.0,
-         "lambda_aux": 0.0, "rule": "prsa.training.rule:Rule", "strength": 0.0, "momentum": 0.9, "metric": "cosine", "rounds": 1, "anchors": "learned"}
+START = {
+    "lambda_p": 0.3,
+    "base": 1.0,
+    "tau_p": 0.3,
+    "lambda_sa": 0.3,
+    "tau_s": 0.1,
+    "sigma": 0.0,
+    "dropout": 0.0,
+    "phase": 0.0,
+    "vote": 0.0,
+    "lambda_aux": 0.0,
+    "rule": "prsa.training.rule:Rule",
+    "strength": 0.0,
+    "momentum": 0.9,
+    "metric": "cosine",
+    "rounds": 1,
+    "anchors": "learned",
+}
 
 
 class Surgery(Rule):
@@ -41,7 +57,9 @@ class Window(Rule):
     """The prototype loss only in the first ``strength`` share of the epochs; negative: only after that share."""
 
     def weights(self, s):
-        inside = self.progress <= self.config.strength if self.config.strength > 0 else self.progress > -self.config.strength
+        inside = (
+            self.progress <= self.config.strength if self.config.strength > 0 else self.progress > -self.config.strength
+        )
         return super().weights(s) * float(inside)
 
 
@@ -87,57 +105,104 @@ def _try(name: str, **overrides) -> Trial:
     return Trial(name, "prsanet", tuple(sorted((START | overrides).items())))
 
 
-REFERENCES = (Trial("late", "late"), Trial("concat", "concat"), Trial("concat+prm", "concat+prm"), Trial("pmr", "pmr"), Trial("sagf", "sagf"))
+REFERENCES = (
+    Trial("late", "late"),
+    Trial("concat", "concat"),
+    Trial("concat+prm", "concat+prm"),
+    Trial("pmr", "pmr"),
+    Trial("sagf", "sagf"),
+)
 FIRST = (
     *REFERENCES,
     _try("start"),
-    _try("base weight 0", base=0.0), _try("base weight 3", base=3.0),
-    _try("lambda_p 1", lambda_p=1.0), _try("lambda_p 3", lambda_p=3.0),
-    _try("tau_p 0.1", tau_p=0.1), _try("tau_p 1", tau_p=1.0),
+    _try("base weight 0", base=0.0),
+    _try("base weight 3", base=3.0),
+    _try("lambda_p 1", lambda_p=1.0),
+    _try("lambda_p 3", lambda_p=3.0),
+    _try("tau_p 0.1", tau_p=0.1),
+    _try("tau_p 1", tau_p=1.0),
     _try("Euclidean prototypes", metric="euclidean"),
-    _try("momentum 0.5", momentum=0.5), _try("momentum 0.99", momentum=0.99),
+    _try("momentum 0.5", momentum=0.5),
+    _try("momentum 0.99", momentum=0.99),
     _try("soft targets 0.5", sigma=0.5),
     _try("dropout 0.3 on f", dropout=0.3),
-    _try("independent phase 0.25", phase=0.25), _try("independent phase 0.5", phase=0.5), _try("independent phase 1", phase=1.0),
-    _try("prototype loss first half", rule=RULES + "Window", strength=0.5), _try("prototype loss second half", rule=RULES + "Window", strength=-0.5),
+    _try("independent phase 0.25", phase=0.25),
+    _try("independent phase 0.5", phase=0.5),
+    _try("independent phase 1", phase=1.0),
+    _try("prototype loss first half", rule=RULES + "Window", strength=0.5),
+    _try("prototype loss second half", rule=RULES + "Window", strength=-0.5),
     _try("conflict projection on z", rule=RULES + "Surgery"),
     _try("validation-gated push", rule=RULES + "Gated", strength=3.0),
     _try("SAGF rounds 2", rounds=2),
-    _try("simplex anchors", anchors="simplex"), _try("prototype anchors", anchors="prototype"),
-    _try("lambda_sa 0.1", lambda_sa=0.1), _try("lambda_sa 1", lambda_sa=1.0), _try("lambda_sa 1, soft targets 0.5", lambda_sa=1.0, sigma=0.5),
+    _try("simplex anchors", anchors="simplex"),
+    _try("prototype anchors", anchors="prototype"),
+    _try("lambda_sa 0.1", lambda_sa=0.1),
+    _try("lambda_sa 1", lambda_sa=1.0),
+    _try("lambda_sa 1, soft targets 0.5", lambda_sa=1.0, sigma=0.5),
     _try("tau_s 0.3", tau_s=0.3),
-    _try("auxiliary heads 0.3", lambda_aux=0.3), _try("auxiliary heads 1", lambda_aux=1.0),
-    _try("auxiliary heads 1, phase 0.5", lambda_aux=1.0, phase=0.5), _try("auxiliary heads 1, phase 1", lambda_aux=1.0, phase=1.0),
-    _try("vote 1", vote=1.0), _try("vote 3", vote=3.0),
+    _try("auxiliary heads 0.3", lambda_aux=0.3),
+    _try("auxiliary heads 1", lambda_aux=1.0),
+    _try("auxiliary heads 1, phase 0.5", lambda_aux=1.0, phase=0.5),
+    _try("auxiliary heads 1, phase 1", lambda_aux=1.0, phase=1.0),
+    _try("vote 1", vote=1.0),
+    _try("vote 3", vote=3.0),
     _try("modality dropout 0.1", rule="prsa.comparators.rebalancing:ModalityDropout", strength=0.1),
     _try("modality dropout 0.3", rule="prsa.comparators.rebalancing:ModalityDropout", strength=0.3),
     _try("dropout of the fast modality 0.5", rule=RULES + "FastDropout", strength=0.5),
 )
 SECOND = (
-    Trial("concat", "concat"), Trial("concat+prm", "concat+prm"),
+    Trial("concat", "concat"),
+    Trial("concat+prm", "concat+prm"),
     _try("start"),
-    _try("lambda_p 1", lambda_p=1.0), _try("lambda_p 3", lambda_p=3.0),
-    _try("vote 1", vote=1.0), _try("vote 1, lambda_p 1", vote=1.0, lambda_p=1.0),
+    _try("lambda_p 1", lambda_p=1.0),
+    _try("lambda_p 3", lambda_p=3.0),
+    _try("vote 1", vote=1.0),
+    _try("vote 1, lambda_p 1", vote=1.0, lambda_p=1.0),
     _try("vote 1, prototype anchors", vote=1.0, anchors="prototype"),
     _try("vote 1, modality dropout 0.1", vote=1.0, rule="prsa.comparators.rebalancing:ModalityDropout", strength=0.1),
 )
-THIRD = (Trial("concat", "concat"), _try("start"), _try("lambda_p 1", lambda_p=1.0), _try("vote 1", vote=1.0), _try("vote 1, lambda_p 1", vote=1.0, lambda_p=1.0))
-ROUNDS = {1: (FIRST, range(100, 102)), 2: (SECOND, range(104, 107)), 3: (THIRD, range(107, 111))}  # round -> trials, seeds of development scenes
+THIRD = (
+    Trial("concat", "concat"),
+    _try("start"),
+    _try("lambda_p 1", lambda_p=1.0),
+    _try("vote 1", vote=1.0),
+    _try("vote 1, lambda_p 1", vote=1.0, lambda_p=1.0),
+)
+ROUNDS = {
+    1: (FIRST, range(100, 102)),
+    2: (SECOND, range(104, 107)),
+    3: (THIRD, range(107, 111)),
+}  # round -> trials, seeds of development scenes
 
 
 def specs(number: int) -> list[tuple[Trial, plan.RunSpec]]:
     """Trials and runs of a round, one training seed per scene."""
     trials, seeds = ROUNDS[number]
-    return [(trial, plan.RunSpec(f"{kind}:{seed}", trial.method, 0, "full", trial.overrides)) for seed in seeds for kind in KINDS for trial in trials]
+    return [
+        (trial, plan.RunSpec(f"{kind}:{seed}", trial.method, 0, "full", trial.overrides))
+        for seed in seeds
+        for kind in KINDS
+        for trial in trials
+    ]
 
 
 def rows(number: int, trial: Trial, run) -> list[tuple]:
     """A row per modality (`COLUMNS`): OA of the validation pixels and probe accuracy of the branch on the watched ones (points), imbalance factor."""
     oa = float(metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values)))
     last = run.isel(epoch=-1)
-    return [(number, trial.name, run.attrs["scene"], int(run.attrs["seed"]), m, round(oa, 3),
-             round(100 * float(last["probe_accuracy"].sel(watched="val", modality=m)), 3), round(float(last["rho"].sel(modality=m)), 3))
-            for m in run["modality"].values.tolist()]
+    return [
+        (
+            number,
+            trial.name,
+            run.attrs["scene"],
+            int(run.attrs["seed"]),
+            m,
+            round(oa, 3),
+            round(100 * float(last["probe_accuracy"].sel(watched="val", modality=m)), 3),
+            round(float(last["rho"].sel(modality=m)), 3),
+        )
+        for m in run["modality"].values.tolist()
+    ]
 
 
 def main() -> int:
@@ -152,7 +217,10 @@ def main() -> int:
     except PrsaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    tables.write_text(pd.DataFrame(found, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n"), files.results("full") / "research.csv")
+    tables.write_text(
+        pd.DataFrame(found, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n"),
+        files.results("full") / "research.csv",
+    )
     return 0
 
 

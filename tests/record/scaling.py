@@ -35,17 +35,26 @@ from prsa.study.fit import fit
 from prsa.study.plan import RunSpec
 from prsa.training.loop import Trainer, pick_device
 
-METHOD, SIDE, REPEATS = "prsanet", 128, 5  # of all sizes: the method, pixels on a side of the scene, and how often a time is taken (the least counts)
+METHOD, SIDE, REPEATS = (
+    "prsanet",
+    128,
+    5,
+)  # of all sizes: the method, pixels on a side of the scene, and how often a time is taken (the least counts)
 # What grows, all else equal: pixels of a batch or a map, bands of the larger modality, classes, and modalities of `EACH` bands.
-SIZES = {"pixels": {"training": (32, 64, 128, 256, 512), "mapping": (64**2, 90**2, 128**2, 181**2, 256**2)},
-         "bands": dict.fromkeys(("training", "mapping"), (18, 36, 72, 144, 288)),
-         "classes": dict.fromkeys(("training", "mapping"), (4, 8, 16, 32, 64)),
-         "modalities": dict.fromkeys(("training", "mapping"), (2, 3, 4, 6, 8))}
+SIZES = {
+    "pixels": {"training": (32, 64, 128, 256, 512), "mapping": (64**2, 90**2, 128**2, 181**2, 256**2)},
+    "bands": dict.fromkeys(("training", "mapping"), (18, 36, 72, 144, 288)),
+    "classes": dict.fromkeys(("training", "mapping"), (4, 8, 16, 32, 64)),
+    "modalities": dict.fromkeys(("training", "mapping"), (2, 3, 4, 6, 8)),
+}
 EACH = 36
 ROUNDS = 4  # runs per worker whose time counts, after its first
 TARGET = 0.9  # of k times the runs per hour of one worker
 ENSEMBLES = ((2, 128), (4, 32), (4, 128))  # seeds, and patches of each seed's batch
-BESIDE_SCENES, TOGETHER = (100, 104), (0, 1, 2)  # development scenes of every kind that a faster way of training is tried on; seeds that are batched
+BESIDE_SCENES, TOGETHER = (
+    (100, 104),
+    (0, 1, 2),
+)  # development scenes of every kind that a faster way of training is tried on; seeds that are batched
 SHOWN = 0.01  # operations below this share of the time are summed up
 
 
@@ -80,19 +89,35 @@ def measure(task: str, against: str, size: int, threads: int) -> dict:
     """
     torch.set_num_threads(threads)
     side = round(size**0.5) if (task, against) == ("mapping", "pixels") else SIDE
-    bands = {f"m{i}": EACH for i in range(size)} if against == "modalities" else BANDS | ({"hsi": size} if against == "bands" else {})
+    bands = (
+        {f"m{i}": EACH for i in range(size)}
+        if against == "modalities"
+        else BANDS | ({"hsi": size} if against == "bands" else {})
+    )
     batch = {"batch": size} if (task, against) == ("training", "pixels") else {}
     config = make_config(METHOD, epochs=REPEATS + 1, max_steps=0, **batch)
     scene = noise_scene((side, side), bands, size if against == "classes" else CLASSES)
-    _seconds(task, noise_scene((SIDE, SIDE), {"a": 1, "b": 1}, 2), make_config(METHOD, epochs=1 + REPEATS, width=8, features=8))
+    _seconds(
+        task,
+        noise_scene((SIDE, SIDE), {"a": 1, "b": 1}, 2),
+        make_config(METHOD, epochs=1 + REPEATS, width=8, features=8),
+    )
     forget_peak()
     before, seconds = peak_memory(), _seconds(task, scene, config)
-    return {"task": task, "against": against, "size": size, "seconds": seconds, "memory_mb": 1000 * (peak_memory() - before)}
+    return {
+        "task": task,
+        "against": against,
+        "size": size,
+        "seconds": seconds,
+        "memory_mb": 1000 * (peak_memory() - before),
+    }
 
 
 def sizes() -> pd.DataFrame:
     """The scaling table: a row per task and size, see `measure`, with all cores."""
-    context = multiprocessing.get_context("forkserver")  # a process per row, because peak memory only grows, all from one that has torch loaded
+    context = multiprocessing.get_context(
+        "forkserver"
+    )  # a process per row, because peak memory only grows, all from one that has torch loaded
     context.set_forkserver_preload([__name__])
     rows = []
     for against, tasks in SIZES.items():
@@ -114,7 +139,14 @@ def exponents(table: pd.DataFrame) -> pd.DataFrame:
                 line = stats.linregress(np.log(there["size"]), np.log(there[quantity]))
                 reach = stats.t.ppf(0.975, len(there) - 2) * line.stderr
                 fitted = [line.slope, line.slope - reach, line.slope + reach]
-            rows.append({"task": task, "against": against, "quantity": quantity, **dict(zip(("exponent", "exponent_lo", "exponent_hi"), fitted))})
+            rows.append(
+                {
+                    "task": task,
+                    "against": against,
+                    "quantity": quantity,
+                    **dict(zip(("exponent", "exponent_lo", "exponent_hi"), fitted)),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -137,8 +169,16 @@ def workers(cores: int) -> list[dict]:
                     if value is not None:
                         os.environ[name] = value
         rate = (len(done) - jobs) / (done[-1] - done[jobs - 1])
-        rows.append({"workers": jobs, "runs": len(done), "runs_per_hour": round(3600 * rate), "first_s": round(done[jobs - 1] - start, 1),
-                     "ratio": round(rate / (jobs * rows[0]["runs_per_hour"] / 3600), 3) if rows else 1.0, "target": TARGET})
+        rows.append(
+            {
+                "workers": jobs,
+                "runs": len(done),
+                "runs_per_hour": round(3600 * rate),
+                "first_s": round(done[jobs - 1] - start, 1),
+                "ratio": round(rate / (jobs * rows[0]["runs_per_hour"] / 3600), 3) if rows else 1.0,
+                "target": TARGET,
+            }
+        )
     return rows
 
 
@@ -159,8 +199,17 @@ def ensembles(threads: int) -> list[dict]:
                     trainer.epoch(number)
                 seconds.append(time.perf_counter() - start)
         rates = [seeds * batched.batches * batched.size / min(seconds[i::2]) for i in (2, 3)]
-        rows.append({"seeds": seeds, "batch": batch, "threads": threads, "device": str(device), "single_samples_per_s": round(rates[0]),
-                     "batched_samples_per_s": round(rates[1]), "ratio": round(rates[1] / rates[0], 3)})
+        rows.append(
+            {
+                "seeds": seeds,
+                "batch": batch,
+                "threads": threads,
+                "device": str(device),
+                "single_samples_per_s": round(rates[0]),
+                "batched_samples_per_s": round(rates[1]),
+                "ratio": round(rates[1] / rates[0], 3),
+            }
+        )
     return rows
 
 
@@ -172,16 +221,34 @@ def profile() -> pd.DataFrame:
     for patch in (7, 11):
         trainer = Trainer(scene, split, make_config(METHOD, patch=patch, epochs=2), 0, torch.device("cpu"))
         trainer.epoch(1)
-        for task, call in (("training", lambda: trainer.epoch(2)), ("mapping", lambda: predict_map(trainer.model, scene))):
+        for task, call in (
+            ("training", lambda: trainer.epoch(2)),
+            ("mapping", lambda: predict_map(trainer.model, scene)),
+        ):
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
                 call()
             events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
             total = sum(event.self_cpu_time_total for event in events)
             large = [event for event in events if event.self_cpu_time_total >= SHOWN * total]
             shown = [(event.key.removeprefix("aten::"), event.self_cpu_time_total, event.count) for event in large]
-            shown.append(("all others", total - sum(time for _, time, _ in shown), sum(event.count for event in events[len(large):])))
-            rows += [{"task": task, "patch": patch, "operation": name, "ms": round(time / 1000, 1), "share": round(time / total, 4), "calls": calls}
-                     for name, time, calls in shown]
+            shown.append(
+                (
+                    "all others",
+                    total - sum(time for _, time, _ in shown),
+                    sum(event.count for event in events[len(large) :]),
+                )
+            )
+            rows += [
+                {
+                    "task": task,
+                    "patch": patch,
+                    "operation": name,
+                    "ms": round(time / 1000, 1),
+                    "share": round(time / total, 4),
+                    "calls": calls,
+                }
+                for name, time, calls in shown
+            ]
     return pd.DataFrame(rows)
 
 
@@ -190,8 +257,10 @@ def _mixed(scene: xr.Dataset, split: xr.DataArray) -> tuple[list[xr.Dataset], li
 
 
 def _together(scene: xr.Dataset, split: xr.DataArray) -> tuple[list[xr.Dataset], list[xr.Dataset]]:
-    return ([fit(scene, METHOD, split, seed, device="cpu")[0] for seed in TOGETHER],
-            [run for run, _ in fit_together(scene, METHOD, split, TOGETHER, device="cpu")])
+    return (
+        [fit(scene, METHOD, split, seed, device="cpu")[0] for seed in TOGETHER],
+        [run for run, _ in fit_together(scene, METHOD, split, TOGETHER, device="cpu")],
+    )
 
 
 BESIDE = {"mixed": _mixed, "together": _together}
@@ -210,7 +279,15 @@ def beside(name: str) -> pd.DataFrame:
         if not warm:  # the first steps of either way load and choose kernels
             warm = BESIDE[name](scene, split)
         pair = BESIDE[name](scene, split)
-        oa = [np.mean([float(metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values))) for run in runs]) for runs in pair]
+        oa = [
+            np.mean(
+                [
+                    float(metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values)))
+                    for run in runs
+                ]
+            )
+            for runs in pair
+        ]
         seconds = [sum(run.attrs["seconds"] for run in runs) for runs in pair]
         rows.append({"scene": source, "ratio": seconds[0] / seconds[1], "val_oa": oa[0], f"val_oa_{name}": oa[1]})
         print(rows[-1], flush=True)
@@ -222,8 +299,14 @@ def main() -> None:
     out, cores = files.results("full") / "bench", os.cpu_count() or 1
     table = sizes()
     write_text(table.to_csv(index=False, float_format="%.4g", lineterminator="\n"), out / "scaling.csv")
-    write_text(exponents(table).to_csv(index=False, float_format="%.3f", lineterminator="\n"), out / "scaling_exponents.csv")
-    grid = {"cores": cores, "workers": workers(cores), "ensembles": [row for threads in sorted({1, cores}) for row in ensembles(threads)]}
+    write_text(
+        exponents(table).to_csv(index=False, float_format="%.3f", lineterminator="\n"), out / "scaling_exponents.csv"
+    )
+    grid = {
+        "cores": cores,
+        "workers": workers(cores),
+        "ensembles": [row for threads in sorted({1, cores}) for row in ensembles(threads)],
+    }
     write_text(json.dumps(grid, indent=1) + "\n", out / "grid.json")
     write_text(profile().to_csv(index=False, lineterminator="\n"), out / "profile.csv")
     print(exponents(table).to_string(index=False), *grid["workers"], *grid["ensembles"], sep="\n  ")
@@ -233,7 +316,12 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         chosen = sys.argv[1]
         if chosen not in BESIDE:
-            sys.exit(f"error: expected {' or '.join(BESIDE)}, got {chosen!r}. Fix: python -m record.scaling {next(iter(BESIDE))}")
-        write_text(beside(chosen).to_csv(index=False, float_format="%.4g", lineterminator="\n"), files.results("full") / "bench" / f"{chosen}.csv")
+            sys.exit(
+                f"error: expected {' or '.join(BESIDE)}, got {chosen!r}. Fix: python -m record.scaling {next(iter(BESIDE))}"
+            )
+        write_text(
+            beside(chosen).to_csv(index=False, float_format="%.4g", lineterminator="\n"),
+            files.results("full") / "bench" / f"{chosen}.csv",
+        )
     else:
         main()

@@ -37,7 +37,12 @@ TRIALS = {  # method -> its own setting and three values, about a factor of thre
 
 def specs() -> list[plan.RunSpec]:
     """The runs of all trials, one seed each."""
-    return [plan.RunSpec(scene, method, 0, "full", ((name, value),)) for scene in SCENES for method, (name, values) in TRIALS.items() for value in values]
+    return [
+        plan.RunSpec(scene, method, 0, "full", ((name, value),))
+        for scene in SCENES
+        for method, (name, values) in TRIALS.items()
+        for value in values
+    ]
 
 
 def table(runs, of: list[plan.RunSpec]) -> pd.DataFrame:
@@ -45,13 +50,28 @@ def table(runs, of: list[plan.RunSpec]) -> pd.DataFrame:
 
     ``chosen``: the highest of the method's trials (the first among equals); ``in_use``: the value of `prsa.config.METHODS`.
     """
-    rows = [(spec.method, *spec.overrides[0], float(metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values))))
-            for spec, run in zip(of, runs)]
+    rows = [
+        (
+            spec.method,
+            *spec.overrides[0],
+            float(metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values))),
+        )
+        for spec, run in zip(of, runs)
+    ]
     frame = pd.DataFrame(rows, columns=["method", "setting", "value", "val_oa"])
-    frame = frame.groupby(["method", "setting", "value"], sort=False)["val_oa"].agg(n_scenes="size", val_oa="mean").reset_index()
+    frame = (
+        frame.groupby(["method", "setting", "value"], sort=False)["val_oa"]
+        .agg(n_scenes="size", val_oa="mean")
+        .reset_index()
+    )
     frame["val_oa"] = frame["val_oa"].round(3)
-    frame["chosen"] = [int(i == frame.loc[frame["method"].eq(m), "val_oa"].idxmax()) for i, m in frame["method"].items()]
-    frame["in_use"] = [int(getattr(make_config(m), name) == value) for m, name, value in frame[["method", "setting", "value"]].itertuples(index=False)]
+    frame["chosen"] = [
+        int(i == frame.loc[frame["method"].eq(m), "val_oa"].idxmax()) for i, m in frame["method"].items()
+    ]
+    frame["in_use"] = [
+        int(getattr(make_config(m), name) == value)
+        for m, name, value in frame[["method", "setting", "value"]].itertuples(index=False)
+    ]
     return frame
 
 
