@@ -1,0 +1,163 @@
+"""The one summary of paired numbers: an estimate, its 95 % interval, and how both were made. Every table, figure and
+notebook uses it.
+
+Values are given by (scene, seed). Several scenes speak about new scenes: the interval is a bootstrap that draws scenes
+first and seeds within them. One scene speaks about new training runs on this scene: Student's t over its seeds. With
+too few values there is no interval, and the summary says so. The unit of one scene's evidence is the seed, of a group's
+the scene.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+UNBOUNDED = (-np.inf, np.inf)
+POINTS = (-100.0, 100.0)  # of a difference of accuracies
+CORRELATION = (-1.0, 1.0)  # of a rank correlation
+FEWEST = 3  # seeds of one scene, or scenes of a group, from which an interval says anything
+DRAWS = 10_000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean over scenes and seeds, its 95 % interval (NaN: none), over how many of either, and the method of the
+    interval in words.
+    """
+
+    estimate: float
+    lo: float
+    hi: float
+    n_scenes: int
+    n_seeds: int
+    method: str
+
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """Estimate and both ends of the interval, as tables store them."""
+        return self.estimate, self.lo, self.hi
+
+    def text(self, decimals: int = 1, sign: str = "+") -> str:
+        """``+1.2 [0.3, 2.1]``, or ``+1.2 (no interval: fewer than three seeds)``; ``sign="-"`` for what is no
+        difference.
+        """
+        if np.isnan(self.estimate):
+            return self.method
+        return text(*self.numbers, decimals, sign) + ("" if np.isfinite(self.lo) else f" ({self.method})")
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def number(value: float, decimals: int, sign: str = "-") -> str:
+    """A rounded number as text, never a negative zero; empty for a missing one."""
+    return "" if np.isnan(value) else format(round(float(value), decimals) + 0.0, f"{sign}.{decimals}f")
+
+
+def text(estimate: float, lo: float, hi: float, decimals: int = 1, sign: str = "+") -> str:
+    """``+1.2 [0.3, 2.1]`` from the three numbers of a table; without brackets where there is no interval."""
+    bounds = f" [{number(lo, decimals)}, {number(hi, decimals)}]" if np.isfinite(lo) else ""
+    return number(estimate, decimals, sign) + bounds
+
+
+def complete(values: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    """The finite values of (scene, seed) -> value, of the seeds that every scene has."""
+    found = {key: float(value) for key, value in values.items() if np.isfinite(value)}
+    scenes = dict.fromkeys(scene for scene, _ in found)
+    return {key: value for key, value in found.items() if all((scene, key[1]) in found for scene in scenes)}
+
+
+def summarise(values: Mapping[tuple[str, int], float], bounds: tuple[float, float] = UNBOUNDED) -> Summary:
+    """Mean of (scene, seed) -> value and its 95 % interval; ``values``: a mapping or a series, of which `complete`
+    values count.
+
+    Three or more scenes: percentiles of a bootstrap over scenes, then seeds, with a fixed stream, so that the same
+    values give the same numbers. One scene with three or more seeds: Student's t over seeds. No interval (NaN)
+    otherwise: two values or two scenes do not say how much the next one may differ. ``bounds``: what the quantity can
+    be at most; bootstrapped means keep to it by themselves, Student's interval is cut there, and for `CORRELATION` it
+    is taken on Fisher's z = artanh r, where the half-width of r is divided by 1 - r^2 (delta method), and brought back.
+    No values: all NaN. Source: ours.
+    """
+    values = complete(values)
+    scenes, seeds = (list(dict.fromkeys(key[i] for key in values)) for i in (0, 1))
+    if not values:
+        return Summary(np.nan, np.nan, np.nan, 0, 0, "nothing to compare")
+    table = np.array([[values[scene, seed] for seed in seeds] for scene in scenes])  # (scene, seed)
+    lo = hi = np.nan
+    if len(scenes) >= FEWEST:
+        method = "bootstrap over scenes, then seeds"
+        lo, hi = np.percentile(_bootstrap(table, np.random.default_rng(0)), [2.5, 97.5])
+    elif len(scenes) == 1 and len(seeds) >= FEWEST:
+        method = "Student's t over seeds"
+        lo, hi = _student(table[0], bounds)
+    else:
+        method = "no interval: " + ("fewer than three seeds" if len(scenes) == 1 else "two scenes")
+    return Summary(float(table.mean()), float(lo), float(hi), len(scenes), len(seeds), method)
+
+
+def paired(
+    a: Mapping[tuple[str, int], float], b: Mapping[tuple[str, int], float], bounds: tuple[float, float] = UNBOUNDED
+) -> Summary:
+    """`summarise` of a - b over the (scene, seed) that both have: such runs start from the same random
+    numbers.
+    """
+    return summarise(difference(a, b), bounds)
+
+
+def difference(a: Mapping[tuple[str, int], float], b: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    """(scene, seed) -> a - b, where both have a value."""
+    a, b = dict(a.items()), dict(b.items())
+    return {key: value - b[key] for key, value in a.items() if key in b}
+
+
+def _bootstrap(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Means (`DRAWS`,) of values (scene, seed): scenes drawn with replacement, then seeds within each drawn scene."""
+    scenes, seeds = table.shape
+    drawn = rng.integers(scenes, size=(DRAWS, scenes, 1))
+    inner = rng.integers(seeds, size=(DRAWS, scenes, seeds))
+    return table[drawn, inner].mean((1, 2))
+
+
+def _student(values: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float]:
+    mean = values.mean()
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    if bounds == CORRELATION and abs(mean) < 1:
+        half /= 1 - mean**2
+        return tuple(np.tanh(np.arctanh(mean) + np.array([-half, half])))
+    return tuple(np.clip([mean - half, mean + half], *bounds))
+
+
+def ranks(values) -> np.ndarray:
+    """Ranks along the last axis of values (..., k) of which higher is better: 1 (best) to k, ties share their mean
+    rank.
+    """
+    return stats.rankdata(-np.asarray(values, dtype=float), axis=-1)
+
+
+def friedman(values) -> float:
+    """p value of Friedman's test that k methods are alike on N scenes: values or ranks (N, k), N >= 2, k >= 3, one
+    direction for all.
+
+    Chi-squared, corrected for ties; cautious with few scenes, where the approximation keeps p too high. Scenes count,
+    not runs: seeds of one scene are not independent. Source: Demsar, "Statistical comparisons of classifiers over
+    multiple data sets", JMLR 7 (2006).
+    """
+    return float(stats.friedmanchisquare(*np.asarray(values, dtype=float).T).pvalue)
+
+
+def critical_difference(n_methods: int, n_scenes: int, alpha: float = 0.05) -> float:
+    """Nemenyi: mean ranks of two of k methods on N scenes differ when they are q sqrt(k (k + 1) / (6 N)) or more apart
+    (Demsar, as above).
+
+    q is the quantile of the Studentised range for infinite degrees of freedom, divided by sqrt(2).
+    """
+    q = stats.studentized_range.ppf(1 - alpha, n_methods, np.inf) / np.sqrt(2)
+    return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_scenes)))
+
+
+def alike(mean_ranks, distance: float) -> list[tuple[int, int]]:
+    """First and last position of every largest set of methods less than ``distance`` apart; mean_ranks ascending."""
+    mean_ranks = np.asarray(mean_ranks, dtype=float)
+    last = np.searchsorted(mean_ranks, mean_ranks + distance) - 1  # of those that go with each method
+    return [(i, int(j)) for i, j in enumerate(last) if j > i and (i == 0 or last[i - 1] < j)]
