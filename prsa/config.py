@@ -88,6 +88,10 @@ METHODS: dict[str, dict] = {
     "prsanet-no-push": _PRSANET | {"rebalance": False},
     "prsanet-no-base": _PRSANET | {"base": 0.0},
     "prsanet-no-vote": _PRSANET | {"vote": 0.0},
+    # plain fusions, to compare with the concatenation and the graph: every term of PRSANet off
+    "sum": {"fusion": "sum"},
+    "gated": {"fusion": "gated"},
+    "cross-attention": {"fusion": "cross-attention"},
     # rebalancing methods on the encoders and the concatenation of all others
     "aux": {"lambda_aux": 0.3},
     "ogm-ge": {"rule": _RULES + "OgmGe", "strength": 0.1},

@@ -154,8 +154,8 @@ def test_a_sample_does_not_see_the_others(name, M):
 def test_plain_fusions(M):
     z = drawn(M, torch.float64).detach()
     torch.manual_seed(0)
-    made = {name: FUSIONS[name](M, D, K).double() for name in ("concat", "sum", "gated", "attention")}
-    gate, attend = made["gated"].gate, made["attention"]
+    made = {name: FUSIONS[name](M, D, K).double() for name in ("concat", "sum", "gated", "cross-attention")}
+    gate, attend = made["gated"].gate, made["cross-attention"]
     for b in range(B):
         concat = torch.cat([z[b, m] for m in range(M)])
         open_ = torch.sigmoid(gate.weight @ concat + gate.bias).view(M, D)
@@ -171,7 +171,7 @@ def test_plain_fusions(M):
             "concat": concat,
             "sum": sum(z[b]),
             "gated": sum(open_[m] * z[b, m] for m in range(M)),
-            "attention": torch.cat(rows),
+            "cross-attention": torch.cat(rows),
         }
         for name, value in wanted.items():
             torch.testing.assert_close(made[name](z)["f"][b], value)

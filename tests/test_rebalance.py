@@ -179,7 +179,7 @@ def test_ogm_ge_noise():
     assert abs(np.corrcoef(noise)[0, 1]) < 4 / math.sqrt(n)
 
 
-@pytest.mark.parametrize("fusion", ["sagf", "sum", "attention", "late"])
+@pytest.mark.parametrize("fusion", ["sagf", "sum", "cross-attention", "late"])
 def test_ogm_ge_refuses_other_fusions(two, fusion):
     with pytest.raises(PrsaError, match=f"expected fusion='concat', got '{fusion}'"):
         make_trainer(two, "ogm-ge", fusion=fusion, lambda_aux=float(fusion == "late")).epoch(1)

@@ -120,7 +120,7 @@ VARIANTS = [(method, {}) for method in OWN] + [
     ("prsanet", {"lambda_p": 2.0, "base": 0.0, "lambda_aux": 1.0, "phase": 0.5, "dropout": 0.0}),
     ("prsanet", {"lambda_p": 1.0, "metric": "euclidean", "phase": 1.0, "dropout": 0.0, "lambda_sa": 1.0}),
     ("prsanet", {"lambda_p": 1.0, "rebalance": False, "dropout": 0.4, "phase": 0.5, "lambda_aux": 0.2}),
-    ("concat+prm", {"fusion": "attention", "dropout": 0.2, "phase": 0.0}),
+    ("concat+prm", {"fusion": "cross-attention", "dropout": 0.2, "phase": 0.0}),
     ("concat+prm", {"fusion": "gated", "dropout": 0.0, "phase": 0.0}),
 ]
 

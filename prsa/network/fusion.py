@@ -114,4 +114,4 @@ class SAGF(nn.Module):
         return {"f": h.flatten(1), "S": S, "A": A, "G": G, "bonus": self.bonus * S.mean(1)}
 
 
-FUSIONS = {"concat": Concat, "sum": Sum, "gated": Gated, "attention": CrossAttention, "sagf": SAGF}
+FUSIONS = {"concat": Concat, "sum": Sum, "gated": Gated, "cross-attention": CrossAttention, "sagf": SAGF}

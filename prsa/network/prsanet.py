@@ -125,7 +125,7 @@ class PRSANet(nn.Module):
         after = n * d * k if self.fusion is None else self.head.weight.numel()
         if self.config.fusion == "sagf":
             after += self.config.rounds * n * (d * d + d * k + n * k + k * d + n * d + 2 * d * d)
-        elif self.config.fusion == "attention":
+        elif self.config.fusion == "cross-attention":
             after += n * (3 * d * d + 2 * n * d)  # query, key, value; scores and their mix
         elif self.fusion is not None:
             after += sum(p.numel() for p in self.fusion.parameters() if p.ndim == 2)
