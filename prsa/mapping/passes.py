@@ -15,11 +15,11 @@ import xarray as xr
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .data.patches import reflect_index
-from .data.scene import class_names, modalities
-from .errors import PrsaError
-from .network.fusion import SAGF, Concat
-from .network.prsanet import PRSANet
+from ..data.patches import reflect_index
+from ..data.scene import class_names, modalities
+from ..errors import PrsaError
+from ..network.fusion import SAGF, Concat
+from ..network.prsanet import PRSANet
 
 TILE = 64  # pixels on a side: activations of one tile stay within megabytes (and the cache), whatever the scene
 
