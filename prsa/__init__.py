@@ -12,24 +12,29 @@ study        the plan of runs, their execution, evaluation and files
 report       run files to tables and claims: no torch
 figures      tables and run files to pictures: no torch
 reproduce    the whole study in one command
+cli          the command `prsa`
 """
 
-from .data.scene import save_scene
-from .data.sources import open_scene
-from .data.splits import split_scene
+from importlib import import_module
+
 from .errors import PrsaError
 
-__all__ = ["PrsaError", "fit", "open_scene", "predict_map", "save_scene", "split_scene"]
+_HOMES = {  # the rooms of the other public names: entered when a name is used, so that `prsa --help` answers at once
+    "scene_from_rasters": "data.rasters",
+    "open_scene": "data.sources",
+    "save_scene": "data.scene",
+    "split_scene": "data.splits",
+    "fit": "study.fit",
+    "predict_map": "mapping",
+}
+__all__ = ["PrsaError", *_HOMES]
 
 
 def __getattr__(name):
-    """`fit` and `predict_map` load torch only when they are used: tables and figures do without it."""
-    if name == "fit":
-        from .study.fit import fit
-
-        return fit
-    if name == "predict_map":
-        from .mapping import predict_map
-
-        return predict_map
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_HOMES})
