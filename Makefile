@@ -7,10 +7,13 @@ SEEDS   ?=
 JOBS    ?=
 DEVICE  ?= auto
 METHODS ?=
+PORT    ?=
+# Recipes read it as "$$SCENES": a path may hold spaces, parentheses and quotes.
+export SCENES
 PYTHON  ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c $(PYTHON_OK) >/dev/null 2>&1 && echo $$p && break; done)
 
 # A mistyped variable would start the default study without a word.
-KNOWN   := SCENES SEEDS JOBS DEVICE METHODS PYTHON CONDA
+KNOWN   := SCENES SEEDS JOBS DEVICE METHODS PORT PYTHON CONDA
 UNKNOWN := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$(filter-out $(KNOWN),$v))))
 ifneq ($(UNKNOWN),)
   $(error unknown variable $(UNKNOWN). Expected one of $(KNOWN))
@@ -31,8 +34,8 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
 unexport PYTHONPATH
 
-# What only maintainers run: speed, tuning, the finished search, the reference.
-RECORD   = PYTHONPATH=tests $(PY) -m record
+# What only maintainers run: speed, tuning, the reference, the campaign.
+RECORD   = PYTHONPATH="$$PWD/tests" $(PY) -m record
 STUDY    = $(PY) -m prsa.reproduce --device '$(DEVICE)' $(if $(SCENES),--scenes $(SCENES)) \
            $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(METHODS),--methods $(METHODS))
 
@@ -41,7 +44,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help env quick reproduce test lab data bench tune research reference clean
+.PHONY: help env quick reproduce test lab data format lint bench tune research reference campaign machines clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -50,12 +53,16 @@ help:
 	@echo "make quick      the study in small: one simulated scene, minutes; into results/quick"
 	@echo "make reproduce  the whole study: every run, table, figure and notebook; into results"
 	@echo "make test       unit tests, then every notebook with its defaults"
-	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make lab        open your own copy of the notebooks (work/) in JupyterLab; PORT=8888 chooses the port"
 	@echo "make data       download and check public scenes, e.g. SCENES=\"houston2013 augsburg\""
+	@echo "make format     bring the code into its form (ruff)"
+	@echo "make lint       say what is wrong with the code (ruff), as make test does"
 	@echo "make bench      measure speed, memory, scaling and workers; into results/bench"
 	@echo "make tune       choose every method's own setting again, on development scenes; results/tuning.csv"
-	@echo "make research   repeat the search for PRSANet's configuration, on development scenes; results/research.csv"
-	@echo "make reference  copy tables and measurements to results/reference and renew the README from them"
+	@echo "make research   repeat the finished search for PRSANet's configuration by the code that made it"
+	@echo "make reference  copy tables and measurements to results/reference and renew both README files from them"
+	@echo "make campaign   kill, interrupt, corrupt and fill the disk; results/campaign.csv"
+	@echo "make machines   the same runs with other thread counts and instruction sets; results/machines.csv"
 	@echo "make clean      remove $(ENV), results/quick and caches; finished runs of the full study stay"
 	@echo
 	@echo "Variables of quick and reproduce (default):"
@@ -64,7 +71,6 @@ help:
 	@echo "  JOBS     processes at a time (one per core)"
 	@echo "  DEVICE   auto, cpu, cuda or mps (auto)"
 	@echo "  METHODS  methods to compare, space separated (those of the study; all: and everything compared with)"
-	@echo "  TOGETHER yes or no: train the seeds of a method as one batched network (auto: on a CUDA device)"
 	@echo "  CONDA, PYTHON  what makes the environment (mamba, else conda, else a Python; CONDA= takes the Python)"
 	@echo "e.g. make reproduce SCENES=\"sim-sar path/to/scene.nc\" SEEDS=3 JOBS=2"
 
@@ -89,7 +95,7 @@ else
 endif
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(PY) -m ipykernel install --sys-prefix --name $(KERNEL) --display-name "Python ($(KERNEL))" >/dev/null
-	@printf '%s\n' "$(CURDIR)" > $@
+	@pwd -P > $@
 
 quick: $(STAMP)
 	@$(STUDY) --preset quick
@@ -104,26 +110,48 @@ test: $(STAMP)
 	$(PY) -m pytest -q tests && \
 	$(PY) -m pytest -q -p no:cacheprovider --nbval-lax --nbval-kernel-name $(KERNEL) --nbval-cell-timeout 300 notebooks
 
+# A copy, because JupyterLab saves outputs into what it opens, and the committed notebooks have none.
 lab: $(STAMP)
-	@$(PY) -m jupyterlab notebooks
+	@mkdir -p work && for book in notebooks/*.ipynb; do copy="work/$${book##*/}"; \
+	    if [ ! -e "$$copy" ]; then cp "$$book" "$$copy"; \
+	    elif [ "$$book" -nt "$$copy" ]; then echo "$$copy is older than $$book. To get the new one, move yours away."; fi; done
+	@$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/work/00_start_here.ipynb $(if $(PORT),--port '$(PORT)') \
+	    $(if $(filter 0,$(shell id -u)),--allow-root)
 
 data: $(STAMP)
-	@$(PY) -m prsa.data.benchmarks $(SCENES)
+	@set -f; $(PY) -m prsa.data.benchmarks $$SCENES
 
-# Measuring processes start from one that has loaded the package, and runpy would warn in each that the module is there already.
+format: $(STAMP)
+	@$(PY) -m ruff check --quiet --fix .; $(PY) -m ruff format .
+
+lint: $(STAMP)
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+# Processes that measure start from one with the package loaded; runpy would warn in each that the module is there already.
 bench: $(STAMP)
 	@PYTHONWARNINGS=ignore::RuntimeWarning:runpy $(RECORD).bench
 
 tune: $(STAMP)
 	@$(RECORD).tuning
 
-research: $(STAMP)
-	@$(RECORD).research
+# The search is finished, and what it tried and dropped is no longer in the package: the commit that holds it repeats it,
+# in a worktree with an environment of its own (about as long as make reproduce).
+SEARCH  := fa52b34
+research:
+	@tmp=$$(mktemp -d) && trap 'git worktree remove --force "$$tmp/prsa" 2>/dev/null; rm -rf "$$tmp"' EXIT && \
+	git worktree add --quiet --detach "$$tmp/prsa" $(SEARCH) && unset PRSA_RESULTS && $(MAKE) -C "$$tmp/prsa" research && \
+	mkdir -p results && cp "$$tmp/prsa/results/research.csv" results/
 
 reference: $(STAMP)
 	@$(RECORD).reference
 
+campaign: $(STAMP)
+	@$(RECORD).campaign
+
+machines: $(STAMP)
+	@$(RECORD).machines
+
 clean:
-	@rm -rf $(ENV) results/quick build *.egg-info .pytest_cache
+	@rm -rf $(ENV) results/quick build *.egg-info .pytest_cache .ruff_cache
 	@find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 	@find . -name .ipynb_checkpoints -not -path './.*' -prune -exec rm -rf {} +

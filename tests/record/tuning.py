@@ -1,23 +1,24 @@
-"""How each method's own setting was chosen: as many trials for all, on development scenes, by the OA of their validation pixels.
+"""How each method's own setting was chosen: as many trials for all, by the accuracy of validation pixels.
 
-`make tune` repeats it and writes ``results/tuning.csv``; a test compares the kept copy with `prsa.config.METHODS`. Random forest and SVM
-choose on the validation pixels of every scene instead, see `prsa.comparators.classical`. Concatenation and late fusion have no setting of their own.
-The values of both forms of PMR and of the networks were moved up once, by one step, because the first choice was the highest of the three.
+`make tune` repeats it on development scenes and writes ``results/tuning.csv``; a test compares the kept copy with
+`prsa.config.METHODS`. Random forest and SVM choose on the validation pixels of every scene instead. Concatenation and
+late fusion have no setting of their own. The values of both forms of PMR and of the networks were moved up once, by one
+step, because the first choice was the highest of the three.
 """
 
 import sys
 
+import numpy as np
 import pandas as pd
 
 from prsa import files, metrics
 from prsa.config import make_config
 from prsa.errors import PrsaError
-from prsa.report import tables
 from prsa.reproduce import cores
 from prsa.study import execute, plan
 
 SCENES = ("sim-sar:100", "sim-sar:101", "sim-lidar:100", "sim-lidar:101")
-TRIALS = {  # method -> its own setting and three values, about a factor of three apart around the published or usual one
+TRIALS = {  # method -> its setting and three values, about a factor of three apart around the published or usual one
     "concat+prm": ("lambda_p", (0.3, 1.0, 3.0)),
     "sagf": ("lambda_sa", (0.1, 0.3, 1.0)),
     "prsanet": ("lambda_p", (0.3, 1.0, 3.0)),
@@ -46,33 +47,17 @@ def specs() -> list[plan.RunSpec]:
 
 
 def table(runs, of: list[plan.RunSpec]) -> pd.DataFrame:
-    """One row per trial: ``method,setting,value,n_scenes,val_oa,chosen,in_use``; validation OA in points, mean over the scenes.
+    """One row per trial; ``val_oa``: OA of the validation pixels, points, mean over the scenes.
 
-    ``chosen``: the highest of the method's trials (the first among equals); ``in_use``: the value of `prsa.config.METHODS`.
+    ``chosen``: the highest of the method's trials (the first among equals); ``in_use``: what the study has.
     """
-    rows = [
-        (
-            spec.method,
-            *spec.overrides[0],
-            float(metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values))),
-        )
-        for spec, run in zip(of, runs)
-    ]
-    frame = pd.DataFrame(rows, columns=["method", "setting", "value", "val_oa"])
-    frame = (
-        frame.groupby(["method", "setting", "value"], sort=False)["val_oa"]
-        .agg(n_scenes="size", val_oa="mean")
-        .reset_index()
-    )
-    frame["val_oa"] = frame["val_oa"].round(3)
-    frame["chosen"] = [
-        int(i == frame.loc[frame["method"].eq(m), "val_oa"].idxmax()) for i, m in frame["method"].items()
-    ]
-    frame["in_use"] = [
-        int(getattr(make_config(m), name) == value)
-        for m, name, value in frame[["method", "setting", "value"]].itertuples(index=False)
-    ]
-    return frame
+    oa = [metrics.points(metrics.oa(run["confusion"].sel(head="fused", part="val").values)) for run in runs]
+    keys = ["method", "setting", "value"]
+    rows = pd.DataFrame([(spec.method, *spec.overrides[0]) for spec in of], columns=keys).assign(val_oa=np.float64(oa))
+    found = rows.groupby(keys, sort=False)["val_oa"].agg(n_scenes="size", val_oa="mean").reset_index().round(3)
+    best = found.groupby("method")["val_oa"].idxmax()
+    used = [getattr(make_config(method), name) == value for method, name, value in found[keys].itertuples(index=False)]
+    return found.assign(chosen=found.index.isin(best).astype(int), in_use=np.array(used).astype(int))
 
 
 def main() -> int:
@@ -85,7 +70,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(found.to_string(index=False))
-    tables.write_text(found.to_csv(index=False, lineterminator="\n"), files.results("full") / "tuning.csv")
+    files.write_text(found.to_csv(index=False, lineterminator="\n"), files.results("full") / "tuning.csv")
     return 0
 
 
