@@ -14,7 +14,7 @@ from .errors import PrsaError
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-DATA = ROOT / "data"
+HOME = ROOT if (ROOT / "pyproject.toml").is_file() else Path.home() / "prsa"  # else: installed without the repository
 CAUSES = {
     errno.ENOSPC: "the disk is full (df -h shows it). Fix: free some space",
     errno.EDQUOT: "your quota is used up (quota -s shows it). Fix: free some space",
@@ -49,13 +49,13 @@ def results(preset: str = "full") -> Path:
 
     The environment variable ``PRSA_RESULTS`` moves both elsewhere (tests use it).
     """
-    base = _folder("PRSA_RESULTS", ROOT / "results")
+    base = _folder("PRSA_RESULTS", HOME / "results")
     return base if preset == "full" else base / preset
 
 
 def data() -> Path:
     """Folder of downloaded and cached scenes; the environment variable ``PRSA_DATA`` moves it."""
-    return _folder("PRSA_DATA", DATA)
+    return _folder("PRSA_DATA", HOME / "data")
 
 
 @contextmanager
