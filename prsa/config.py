@@ -10,44 +10,37 @@ from .errors import PrsaError
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults are the concatenation baseline: every term of PRSANet is off. Numbers in brackets refer to METHOD equations in the README."""
+    """Defaults are the concatenation baseline: every term of PRSANet is off. Equations: `prsa.network`."""
 
-    # encoders
+    # encoders, eq. (1)
     patch: int | str = 7  # odd window side in pixels; "hsi=7,lidar=11" sets it per modality
     width: int = 64  # channels of the hidden layers
     features: int = 64  # D, size of z^m
     # fusion
-    fusion: str = "concat"  # one of prsa.fusion.FUSIONS, or "late": separate nets, summed log-probabilities
-    tau_s: float = 0.1  # temperature of the modality-to-category edges S
-    rounds: int = 1  # message-passing rounds of SAGF
-    anchors: str = "learned"  # category nodes of SAGF, one of prsa.fusion.ANCHORS
-    vote: float = 0.0  # weight of the branches' mean log-probability over the anchors beside that of the fused head, at prediction only
-    dropout: float = 0.0  # on the fused feature f
-    # loss terms
-    lambda_sa: float = 0.0  # weight of the semantic alignment loss
-    lambda_p: float = 0.0  # weight of the intermodal independent prototype loss
-    lambda_aux: float = 0.0  # weight of one auxiliary linear head per branch (ours, beyond the abstract)
-    base: float = 0.0  # b: push that every modality gets; 0 is PMR's form
-    rebalance: bool = True  # let the imbalance factor add beta_m to b
-    rule: str = "prsa.training.rule:Rule"  # "module:class" that balances the modalities; the default is PRM, off while lambda_p is 0
+    fusion: str = "concat"  # one of prsa.network.fusion.FUSIONS, or "late": networks trained apart, eq. (21)
+    tau_s: float = 0.1  # temperature of the edges S, eq. (2)
+    vote: float = 0.0  # v of eq. (17), at prediction only
+    # objective, eq. (16)
+    lambda_sa: float = 0.0  # weight of the semantic alignment loss, eq. (8)
+    lambda_p: float = 0.0  # weight of the intermodal independent prototype loss, eq. (14)
+    lambda_aux: float = 0.0  # weight of the auxiliary heads, eq. (15)
+    base: float = 0.0  # b of eq. (14)
+    rebalance: bool = True  # let the imbalance factor add beta_m, eq. (13), to b
+    rule: str = "prsa.training.rule:Rule"  # "module:class" that balances the modalities; the default is PRM
     strength: float = 0.0  # the one own setting of another rule: its alpha, gamma, weight or probability
-    tau_p: float = 0.3  # temperature of the prototype classifier
-    momentum: float = 0.9  # mu of the prototype bank
-    metric: str = "cosine"  # or "euclidean": PMR's distance on raw features, no temperature
-    sigma: float = 0.0  # share of soft targets
-    tau_t: float = 0.1  # temperature of the soft targets
-    phase: float = 0.0  # first share of the epochs in which the fused loss does not reach the encoders
+    tau_p: float = 0.3  # temperature of the prototype classifier, eq. (10)
+    momentum: float = 0.9  # mu of the prototypes, eq. (9)
+    metric: str = "cosine"  # or "euclidean", PMR's form of eq. (9) and (10)
     # comparators in the place of encoders and fusion
-    network: str = ""  # "module:class" of a published network, see prsa.baselines
-    classifier: str = ""  # "module:function" of a classical classifier, see prsa.classical
+    network: str = ""  # "module:class" of a published network, see prsa.comparators.networks
+    classifier: str = ""  # "module:function" of a classical classifier, see prsa.comparators.classical
     spatial: bool = False  # classical classifiers: add local statistics and morphological profiles to the bands
     # training
     epochs: int = 20
-    max_steps: int = 300  # fewer epochs where they would take more steps than this; the development scenes take about 240; 0 = no limit
+    max_steps: int = 300  # fewer epochs where they would take more steps than this; 0 = no limit
     batch: int = 128
     lr: float = 4e-3  # peak of the one-cycle schedule
     weight_decay: float = 1e-2
-    epoch_choice: str = "final"  # or "validation": the epoch with the best validation OA; never the test pixels
 
     def patches(self, modalities: list[str]) -> dict[str, int]:
         """Window side per modality. Raises `PrsaError` when one is not an odd number >= 3 or names no modality."""
@@ -56,7 +49,7 @@ class Config:
             sides = dict.fromkeys(modalities, self.patch)
         else:
             for item in self.patch.split(","):
-                name, _, side = item.partition("=")
+                name, _, side = item.rpartition("=")
                 if name.strip() not in sides or not side.strip().isdigit():
                     raise PrsaError(f"patch={self.patch!r}: expected 'modality=side,...' with modalities {modalities}.")
                 sides[name.strip()] = int(side)
@@ -119,8 +112,12 @@ METHODS: dict[str, dict] = {
 }
 
 
+_POSITIVE = ("width", "features", "tau_s", "tau_p", "epochs", "batch", "lr")
+
+
 def make_config(method: str = "prsanet", preset: str = "full", **overrides) -> Config:
-    """Preset, then method, then overrides. Raises `PrsaError` for an unknown name or a value of the wrong type."""
+    """Preset, then method, then overrides. Raises `PrsaError` for an unknown name, a wrong type or a number out of
+    range."""
     if preset not in PRESETS:
         raise PrsaError(f"unknown preset {preset!r}. Expected one of {', '.join(PRESETS)}.")
     if method not in METHODS:
@@ -132,17 +129,26 @@ def make_config(method: str = "prsanet", preset: str = "full", **overrides) -> C
         kinds = (int, str) if key == "patch" else (int, float) if isinstance(known[key], float) else type(known[key])
         if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(known[key], bool)):
             raise PrsaError(f"setting {key}: expected {type(known[key]).__name__}, got {value!r}.")
+        if not isinstance(value, str) and key != "strength":
+            low = "more than 0" if key in _POSITIVE else "0 or more"
+            if not 0 <= value < float("inf") or (key in _POSITIVE and not value):
+                raise PrsaError(f"setting {key}: expected {low}, got {value}.")
     return Config(**(PRESETS[preset] | METHODS[method] | overrides))
 
 
-def named(setting: str, name: str):
-    """The class or function that "module:name" stands for. Raises `PrsaError` when there is none."""
+def named(setting: str, name: str, base: type | None = None):
+    """The class or function that "module:name" stands for. Raises `PrsaError` when there is none, or no class below
+    ``base``."""
     try:
-        return pkgutil.resolve_name(name)
+        found = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise PrsaError(
             f"setting {setting}: expected 'module:name' of a class or function, got {name!r} ({error})."
         ) from error
+    if not (callable(found) if base is None else isinstance(found, type) and issubclass(found, base)):
+        wanted = f"a subclass of {base.__module__}.{base.__name__}" if base else "a function"
+        raise PrsaError(f"setting {setting}: expected {wanted}, got {name!r}, which is {found!r:.200}.")
+    return found
 
 
 def to_json(config: Config) -> str:

@@ -14,7 +14,8 @@ from prsa.errors import PrsaError
 from prsa.mapping import scene_features
 from prsa.network.encoders import Encoder
 from prsa.network.fusion import FUSIONS
-from prsa.network.prsanet import PRSANet, stream_seed
+from prsa.network.base import stream_seed
+from prsa.network.prsanet import PRSANet
 
 PATCHES = {"two": "hsi=7,sar=3", "three": "hsi=3,sar=9,dsm=5"}
 

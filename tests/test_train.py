@@ -11,7 +11,7 @@ from prsa import fit, predict_map, split_scene
 from prsa.config import METHODS, make_config
 from prsa.data.splits import TEST, TRAIN, VAL
 from prsa.errors import PrsaError
-from prsa.network.prsanet import stream_seed
+from prsa.network.base import stream_seed
 from prsa.training.loop import SMOOTHING, TERMS, Trainer, pick_device
 
 TIMINGS = ("seconds", "samples_per_s")

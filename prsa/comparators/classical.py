@@ -1,7 +1,8 @@
 """Classical classifiers of single pixels on stacked bands, with or without spatial features (scikit-learn, SciPy).
 
-A function of a seed returns ``(estimator, grid)``; a `Config` names it: ``classifier="prsa.comparators.classical:rbf_svm"``. Everything else is the same
-for all of them and as for the networks: the pixels trained on, standardisation, no-data, and the validation pixels as the only ones to choose by.
+A function of a seed returns ``(estimator, grid)``; a `Config` names it:
+``classifier="prsa.comparators.classical:rbf_svm"``. Everything else is the same for all of them and as for the
+networks: the pixels trained on, standardisation, no-data, and the validation pixels as the only ones to choose by.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ import torch
 import xarray as xr
 from scipy import ndimage, special
 from sklearn.base import clone
-from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
@@ -19,9 +19,9 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
 from ..config import Config, named
-from ..data.patches import band_statistics, normalise, reflect_index
-from ..data.scene import class_names, modalities
-from ..data.splits import TRAIN, VAL, check_reach, evenly
+from ..data.patches import normalise, reflect_index
+from ..data.splits import TRAIN, check_reach, evenly
+from ..training.pixels import Pixels
 
 COMPONENTS = (
     4  # spatial features are of this many principal components of a modality, or of its bands when it has no more
@@ -40,7 +40,8 @@ def _by_root_of_count(x):
 
 
 def rbf_svm(seed: int):
-    """Support vector machine with Gaussian kernel, one against one (Melgani and Bruzzone, TGRS 2004); nothing in it is random.
+    """Support vector machine with Gaussian kernel, one against one (Melgani and Bruzzone, TGRS 2004); nothing in it is
+    random.
 
     The grid's gamma is relative to 1 / number of features, scikit-learn's "scale" for standardised features.
     """
@@ -50,11 +51,13 @@ def rbf_svm(seed: int):
 
 
 def spatial_features(image: np.ndarray, side: int) -> np.ndarray:
-    """What the window of ``side`` pixels around a pixel says: image (h + 2r, w + 2r, n), r = side // 2, -> (h, w, F) float32.
+    """What the window of ``side`` pixels around a pixel says: image (h + 2r, w + 2r, n), r = side // 2, -> (h, w, F)
+    float32.
 
-    Mean and standard deviation of the window, then opening and closing by the squares of half width 1 to r // 2 (the morphological profile of
-    Benediktsson et al., TGRS 2005), each of n channels: F = (2 + 2 (r // 2)) n. Deviation: no reconstruction, because it reaches as far as an
-    object does, while nothing here may reach farther than r, the distance a split keeps; an opening reaches two half widths.
+    Mean and standard deviation of the window, then opening and closing by the squares of half width 1 to r // 2 (the
+    morphological profile of Benediktsson et al., TGRS 2005), each of n channels: F = (2 + 2 (r // 2)) n. Deviation: no
+    reconstruction, because it reaches as far as an object does, while nothing here may reach farther than r, the
+    distance a split keeps; an opening reaches two half widths.
     """
     r, image = side // 2, image.astype(np.float64)
 
@@ -71,9 +74,11 @@ def spatial_features(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def class_probabilities(estimator, x: np.ndarray, n_classes: int) -> np.ndarray:
-    """Probabilities (n, K) float32 of the classes 1..K for features x (n, F); 0 for a class the fitted estimator never saw.
+    """Probabilities (n, K) float32 of the classes 1..K for features x (n, F); 0 for a class the fitted estimator never
+    saw.
 
-    An estimator without probabilities, as the SVM is, gets the softmax of its one-against-rest decision values: good for an order, not calibrated.
+    An estimator without probabilities, as the SVM is, gets the softmax of its one-against-rest decision values: good
+    for an order, not calibrated.
     """
     if hasattr(estimator, "predict_proba"):
         p = estimator.predict_proba(x)
@@ -88,40 +93,41 @@ def class_probabilities(estimator, x: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 class Classifier:
-    """A classifier fitted to the training pixels of a split when made; it predicts as the networks of `prsa.comparators.networks` do.
+    """A classifier fitted to the training pixels of a split when made; it predicts as the networks of
+    `prsa.comparators.networks` do.
 
-    The features of a pixel are the bands of all modalities, standardised on training pixels, no-data at their mean; with ``config.spatial`` also
-    `spatial_features` of every modality's first principal components in the window of its patch. The grid point with the best validation OA is
-    kept (``point``: the first of equals, and the first of all without validation pixels) and fitted to all training pixels, never to validation
-    pixels. With training pixels of one class only that class is predicted everywhere. Raises `PrsaError` for a band without training data and
-    for a split that the windows leak through.
+    The features of a pixel are the bands of all modalities, standardised on training pixels, no-data at their mean;
+    with ``config.spatial`` also `spatial_features` of every modality's first principal components in the window of its
+    patch. The grid point with the best validation OA is kept (``point``: the first of equals, and the first of all
+    without validation pixels) and fitted to all training pixels, never to validation pixels. Raises `PrsaError` for an
+    unknown classifier, what `Pixels.of` refuses, and a split that the windows leak through.
     """
 
     def __init__(self, scene: xr.Dataset, split: xr.DataArray, config: Config, seed: int):
-        self.config, self.modalities, self.classes = config, modalities(scene), class_names(scene)
-        self.bands = {m: scene.sizes[f"{m}_band"] for m in self.modalities}
+        estimator, grid = named("classifier", config.classifier)(seed)
+        pixels = Pixels.of(scene, split, GRID_PIXELS)
+        self.config, self.bands, self.classes = config, pixels.bands, pixels.classes
+        self.modalities = list(self.bands)
         self.sides = config.patches(self.modalities)
+        self._statistics = {m: tuple(map(torch.from_numpy, pair)) for m, pair in pixels.statistics.items()}
+        self._axes = {}
         if config.spatial:
             check_reach(split, self.sides)
-        train, label, part = split.values == TRAIN, scene["label"].values.ravel().astype(np.int64), split.values.ravel()
-        self._statistics = {m: tuple(map(torch.from_numpy, band_statistics(scene, m, train))) for m in self.modalities}
-        self._axes = (
-            {m: self._principal_axes(scene[m].values[:, train], m) for m in self.modalities} if config.spatial else {}
-        )
-        pixels, held = np.flatnonzero(part == TRAIN), evenly(np.flatnonzero(part == VAL), GRID_PIXELS)
-        x, y = self._features_of(scene, pixels), label[pixels]
-        estimator, grid = named("classifier", config.classifier)(seed) if np.ptp(y) else (DummyClassifier(), {})
+            train = split.values == TRAIN
+            self._axes = {m: self._principal_axes(scene[m].values[:, train], m) for m in self.modalities}
+        x, y = self._features_of(scene, pixels.train), pixels.label[pixels.train]
         points = list(ParameterGrid(grid))
         self.point = points[0]
-        if len(held) and len(points) > 1:
+        if len(pixels.held) and len(points) > 1:
             few = evenly(
                 np.argsort(y, kind="stable"), GRID_PIXELS
             )  # in the order of the classes: of every one its share
-            x_held, k = self._features_of(scene, held), len(self.classes)
-            tried = (clone(estimator).set_params(**point).fit(x[few], y[few]) for point in points)
-            self.point = points[
-                np.argmax([(class_probabilities(e, x_held, k).argmax(1) + 1 == label[held]).mean() for e in tried])
-            ]
+            x_held, y_held = self._features_of(scene, pixels.held), pixels.label[pixels.held]
+            right = []
+            for point in points:
+                tried = clone(estimator).set_params(**point).fit(x[few], y[few])
+                right.append((class_probabilities(tried, x_held, len(self.classes)).argmax(1) + 1 == y_held).mean())
+            self.point = points[np.argmax(right)]
         self.estimator = clone(estimator).set_params(**self.point).fit(x, y)
 
     def _principal_axes(self, values: np.ndarray, m: str) -> np.ndarray:
@@ -135,7 +141,8 @@ class Classifier:
         )  # the sign of an axis is free: fixed, as opening and closing differ by it
 
     def features(self, scene: xr.Dataset, start: int, stop: int) -> np.ndarray:
-        """Features of all pixels of the rows start..stop-1: (stop - start, width, F) float32; the scene goes on by reflection at its border."""
+        """Features of all pixels of the rows start..stop-1: (stop - start, width, F) float32; the scene goes on by
+        reflection at its border."""
         found = []
         for m in self.modalities:
             r = self.sides[m] // 2 if self.config.spatial else 0
@@ -151,7 +158,8 @@ class Classifier:
         return np.concatenate(found, axis=2)
 
     def _pieces(self, scene: xr.Dataset, pixels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield a part of the pixels (flat indices), in ascending order, and their features (n, F): as many rows at a time as `CELLS` allows."""
+        """Yield a part of the pixels (flat indices), in ascending order, and their features (n, F): as many rows at a
+        time as `CELLS` allows."""
         height, width, pixels = scene.sizes["y"], scene.sizes["x"], np.sort(pixels)
         count = self.features(scene, 0, 1).shape[2]
         size = max(CELLS // (width * count), 1)
@@ -168,15 +176,18 @@ class Classifier:
         return np.concatenate([x for _, x in self._pieces(scene, pixels)])
 
     def probabilities(self, scene: xr.Dataset, centres: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield ``part, p`` for the pixels ``centres`` (flat indices): a part of them and the `class_probabilities` (n, K) there."""
+        """Yield ``part, p`` for the pixels ``centres`` (flat indices): a part of them and the `class_probabilities` (n,
+        K) there."""
         for part, x in self._pieces(scene, centres):
             yield part, class_probabilities(self.estimator, x, len(self.classes))
 
     def complexity(self) -> dict[str, int]:
-        """Stored numbers and work per pixel of the estimator, features not counted; a map costs per pixel what one pixel costs.
+        """Stored numbers and work per pixel of the estimator, features not counted; a map costs per pixel what one
+        pixel costs.
 
-        SVM: support vectors x features + coefficients, and the multiply-accumulates of the kernel. Forest: feature and threshold of every node,
-        and, as it multiplies nothing, in place of multiply-accumulates the comparisons along the deepest path of every tree. Any other: 0.
+        SVM: support vectors x features + coefficients, and the multiply-accumulates of the kernel. Forest: feature and
+        threshold of every node, and, as it multiplies nothing, in place of multiply-accumulates the comparisons along
+        the deepest path of every tree. Any other: 0.
         """
         last = self.estimator[-1] if isinstance(self.estimator, Pipeline) else self.estimator
         params = work = 0

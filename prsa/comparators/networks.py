@@ -1,12 +1,14 @@
 """Published networks of the field: one class each, written anew from paper and architecture; every deviation is stated.
 
-They share budget, batches, augmentation and optimiser with all other methods (`prsa.comparators.networks.NetworkTrainer`), take any number of bands and
-classes, and are trained from scratch. A `Config` names the class: ``network="prsa.comparators.networks:EndNet"``.
+They share budget, batches, augmentation and optimiser with all other methods
+(`prsa.comparators.networks.NetworkTrainer`), take any number of bands and classes, and are trained from scratch. A
+`Config` names the class: ``network="prsa.comparators.networks:EndNet"``.
 
-The code is our own; layer sizes, dropout and loss weights are those of the code that the authors of each paper published. What differs in
-all four and is not repeated below: bands are standardised on the training pixels (the authors' data lie in 0..1, as we read it), a layer in
-front of a batch norm has no bias (the norm takes it out again), layers start from PyTorch's default random weights, optimiser and weight decay
-are the study's, and the first modality of a scene plays the role of the papers' HSI.
+The code is our own; layer sizes, dropout and loss weights are those of the code that the authors of each paper
+published. What differs in all four and is not repeated below: bands are standardised on the training pixels (the
+authors' data lie in 0..1, as we read it), a layer in front of a batch norm has no bias (the norm takes it out again),
+layers start from PyTorch's default random weights, optimiser and weight decay are the study's, and the first modality
+of a scene plays the role of the papers' HSI.
 """
 
 import math
@@ -17,41 +19,31 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import Config
 from ..data.patches import PatchSource
 from ..errors import PrsaError
-from ..network.prsanet import stream_seed
+from ..network.base import PerModality, PixelNetwork, stream, stream_seed
 from ..training.loop import SOURCES, TERMS, Trainer
 
 GATHERED, CHUNK = 4096, 256  # patches kept and predicted at a time
 
 
-class Network(nn.Module):
-    """Base: a network of co-registered patches. Subclasses write `build` and `forward`, and `terms` when their loss has further parts."""
+class Network(PixelNetwork):
+    """Base: a network of co-registered patches. Subclasses write `build` and `forward`, and `terms` when their loss has
+    more parts."""
 
     def __init__(
         self, bands: dict[str, int], classes: list[str], config: Config, seed: int = 0, statistics: dict | None = None
     ):
-        """``bands``: modality -> number of bands, at least two; ``statistics``: modality -> (mean, std) per band, kept as buffers.
-
-        Raises `PrsaError` for a single modality and for a patch that `Config.patches` refuses."""
-        super().__init__()
+        """Arguments as in `PixelNetwork`; ``seed`` of the first weights. Raises `PrsaError` for a single modality."""
+        super().__init__(bands, classes, config, statistics)
         if len(bands) < 2:
             raise PrsaError(
                 f"{type(self).__name__} fuses modalities: expected two or more, got {list(bands)}. "
                 "Fix: a scene with a second modality, or the method named like the modality, which trains it alone."
             )
-        self.config, self.bands, self.classes = config, dict(bands), list(classes)
-        self.modalities = list(bands)
-        self.sides = config.patches(self.modalities)
-        for m in bands:
-            mean, std = statistics[m] if statistics else (torch.zeros(bands[m]), torch.ones(bands[m]))
-            self.register_buffer(f"mean_{m}", torch.as_tensor(mean))
-            self.register_buffer(f"std_{m}", torch.as_tensor(std))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(seed, "init", type(self).__name__))
+        with stream(seed, "init", type(self).__name__):
             self.build()
 
     def build(self) -> None:
@@ -63,29 +55,22 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def terms(self, out: dict, x: dict[str, torch.Tensor], y: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Loss terms (scalars, weighted), the classification under ``fused``; y (B,) in 0..K-1."""
+        """Loss terms (scalars, weighted as their authors do), the classification under ``fused``; y (B,) in 0..K-1."""
         return {"fused": F.cross_entropy(out["logits"], y)}
 
-    def statistics(self) -> dict[str, tuple]:
-        """Modality -> (mean, std) per band used for normalisation."""
-        return {m: (self.get_buffer(f"mean_{m}"), self.get_buffer(f"std_{m}")) for m in self.modalities}
-
     def complexity(self) -> dict[str, int]:
-        """Parameters and multiply-accumulates of one patch, counted by running it; a map takes one patch per pixel."""
-        device = self.get_buffer(f"mean_{self.modalities[0]}").device
+        """Parameters and multiply-accumulates of one patch; a map takes one patch per pixel."""
+        device = next(self.parameters()).device
         x = {m: torch.zeros(1, n, self.sides[m], self.sides[m], device=device) for m, n in self.bands.items()}
-        training, counter = self.training, FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            self.eval()(x)
-        self.train(training)
-        macs = counter.get_total_flops() // 2
+        macs = self.macs(lambda: self(x))
         return {"params": sum(p.numel() for p in self.parameters()), "macs_patch": macs, "macs_pixel": macs}
 
     @torch.inference_mode()
     def probabilities(self, scene: xr.Dataset, centres: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield ``part, p`` for the pixels ``centres`` (flat indices): a part of them and the probabilities (n, K) of the classes."""
+        """Yield ``part, p`` for the pixels ``centres`` (flat indices): a part of them and the probabilities (n, K) of
+        the classes."""
         self.eval()
-        device = self.get_buffer(f"mean_{self.modalities[0]}").device
+        device = next(self.parameters()).device
         statistics = {m: tuple(s.cpu() for s in pair) for m, pair in self.statistics().items()}
         for start in range(0, len(centres), GATHERED):
             part = centres[start : start + GATHERED]
@@ -103,15 +88,17 @@ def dense(inputs: int, *outputs: int) -> nn.Sequential:
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Convolution with zero padding that keeps the window, batch norm, activation: (B, inputs, p, p) -> (B, outputs, p, p)."""
+    """Convolution with zero padding that keeps the window, batch norm, activation: (B, inputs, p, p) -> (B, outputs, p,
+    p)."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), activation()
     )
 
 
 class EndNet(Network):
-    """D. Hong et al.: Deep Encoder-Decoder Networks for Classification of Hyperspectral and LiDAR Data. IEEE GRSL 19, 2022 (online 2020),
-    doi 10.1109/LGRS.2020.3017414; code danfenghong/IEEE_GRSL_EndNet. Any number of modalities, any patch: only its centre pixel is read.
+    """D. Hong et al.: Deep Encoder-Decoder Networks for Classification of Hyperspectral and LiDAR Data. IEEE GRSL 19,
+    2022 (online 2020), doi 10.1109/LGRS.2020.3017414; code danfenghong/IEEE_GRSL_EndNet. Any number of modalities, any
+    patch: only its centre pixel is read.
 
     ::
 
@@ -121,15 +108,16 @@ class EndNet(Network):
         x'^m = W s(W s(W s(W v)))              s = sigmoid, sizes 128 - 64 - 32 - 16 - C_m
         L = CE(logits, y) + sum_m mean (x'^m - x^m)^2
 
-    Ours: the last layer of a decoder is linear, because our inputs are not confined to 0..1; a raster comes as it is, where the authors' LiDAR
-    has 21 bands made from one. Predictions do not run the decoders: `complexity` counts their parameters, not their multiply-accumulates.
+    Ours: the last layer of a decoder is linear, because our inputs are not confined to 0..1; a raster comes as it is,
+    where the authors' LiDAR has 21 bands made from one. Predictions do not run the decoders: `complexity` counts their
+    parameters, not their multiply-accumulates.
     """
 
     def build(self):
-        self.encoders = nn.ModuleDict({m: dense(n, 16, 32, 64, 128) for m, n in self.bands.items()})
+        self.encoders = PerModality({m: dense(n, 16, 32, 64, 128) for m, n in self.bands.items()})
         self.fuse = dense(128 * len(self.bands), 128)
         self.head = nn.Sequential(dense(128, 64), nn.Linear(64, len(self.classes)))
-        self.decoders = nn.ModuleDict(
+        self.decoders = PerModality(
             {
                 m: nn.Sequential(
                     nn.Linear(128, 64),
@@ -160,37 +148,40 @@ class EndNet(Network):
 
 
 class CoupledCNN(Network):
-    """R. Hang et al.: Classification of Hyperspectral and LiDAR Data Using Coupled CNNs. IEEE TGRS, 2020, arXiv 2002.01144;
-    code RenlongHang/Coupled-CNNs. Any number of modalities, any patch, which may differ between modalities.
+    """R. Hang et al.: Classification of Hyperspectral and LiDAR Data Using Coupled CNNs. IEEE TGRS, 2020, arXiv
+    2002.01144; code RenlongHang/Coupled-CNNs. Any number of modalities, any patch, which may differ between modalities.
 
     ::
 
-        h^m = g_3(g_2(g_1^m(x^m)))             g = max pool ReLU BN (3x3 convolution), 32, 64 and 128 channels; g_2 and g_3 are shared
-        o_m = W_m h^m,  o_0 = W_0 sum_m h^m    feature-level fusion by the sum, the paper's other choices being maximum and concatenation
-        logits = sum_j u_j * o_j               decision-level fusion, j = 0..M, u_jk = right_jk / sum_i right_ik
-        L = CE(o_0, y) + 0.01 sum_m CE(o_m, y)
+        h^m = g_3(g_2(g_1^m(x^m)))             g = max pool ReLU BN (3x3 convolution), 32, 64 and 128 channels; g_2 and
+        g_3 are shared o_m = W_m h^m,  o_0 = W_0 sum_m h^m    feature-level fusion by the sum, the paper's other choices
+        being maximum and concatenation logits = sum_j u_j * o_j               decision-level fusion, j = 0..M, u_jk =
+        right_jk / sum_i right_ik L = CE(o_0, y) + 0.01 sum_m CE(o_m, y)
 
-    with right_jk the number of training samples of class k that output j gets right; dropout of 0.5 after g_2 and g_3. Pooling is 2x2, the
-    third over all that is left, which is 2x2 for the authors' patch of 11; a window of one pixel is not pooled any further (patch 7 after g_2).
+    with right_jk the number of training samples of class k that output j gets right; dropout of 0.5 after g_2 and g_3.
+    Pooling is 2x2, the third over all that is left, which is 2x2 for the authors' patch of 11; a window of one pixel is
+    not pooled any further (patch 7 after g_2).
 
-    Ours: instead of 20 principal components of the HSI, a modality of more than 20 bands goes through a learned linear 1x1 convolution to 20.
-    The shared layers share their kernels but keep a batch norm per modality: in the authors' code one norm serves both, whose running mean
-    mixes the modalities and so differs between training and evaluation. The counts ``right`` are gathered while training goes on, fading by
-    5 % per batch, not by a pass over the training set afterwards; the logits are what is weighted, as in the authors' code.
+    Ours: instead of 20 principal components of the HSI, a modality of more than 20 bands goes through a learned linear
+    1x1 convolution to 20. The shared layers share their kernels but keep a batch norm per modality: in the authors'
+    code one norm serves both, whose running mean mixes the modalities and so differs between training and evaluation.
+    The counts ``right`` are gathered while training goes on, fading by 5 % per batch, not by a pass over the training
+    set afterwards; the logits are what is weighted, as in the authors' code.
     """
 
     COMPONENTS, AUXILIARY, FADING = 20, 0.01, 0.95
 
     def build(self):
-        k, self.first = len(self.classes), nn.ModuleDict()
+        k, first = len(self.classes), {}
         for m, n in self.bands.items():
             project = [nn.Conv2d(n, self.COMPONENTS, 1, bias=False)] if n > self.COMPONENTS else []
-            self.first[m] = nn.Sequential(*project, conv(min(n, self.COMPONENTS), 32))
+            first[m] = nn.Sequential(*project, conv(min(n, self.COMPONENTS), 32))
+        self.first = PerModality(first)
         self.second, self.third = (
             nn.Conv2d(32, 64, 3, padding=1, bias=False),
             nn.Conv2d(64, 128, 3, padding=1, bias=False),
         )
-        self.norms = nn.ModuleDict({m: nn.ModuleList([nn.BatchNorm2d(64), nn.BatchNorm2d(128)]) for m in self.bands})
+        self.norms = PerModality({m: nn.ModuleList([nn.BatchNorm2d(64), nn.BatchNorm2d(128)]) for m in self.bands})
         self.drop = nn.Dropout(0.5)
         self.heads = nn.ModuleList(nn.Linear(128, k) for _ in range(1 + len(self.bands)))
         self.register_buffer("right", torch.zeros(1 + len(self.bands), k))
@@ -224,19 +215,20 @@ class CoupledCNN(Network):
 
 
 class S2ENet(Network):
-    """S. Fang et al.: S2ENet: Spatial-Spectral Cross-Modal Enhancement Network for Classification of Hyperspectral and LiDAR Data.
-    IEEE GRSL, 2022; code likyoo/Multimodal-Remote-Sensing-Toolkit.
+    """S. Fang et al.: S2ENet: Spatial-Spectral Cross-Modal Enhancement Network for Classification of Hyperspectral and
+    LiDAR Data. IEEE GRSL, 2022; code likyoo/Multimodal-Remote-Sensing-Toolkit.
 
     ::
 
-        a = g(g(g(x^1))), b = g(g(g(x^2)))     g = ReLU BN (3x3 convolution); 128, 64, 32 channels and 8, 16, 32; as matrices 32 x N, N = p^2
-        a' = a * (T_1(a)^T T_2(b) w)^T         spatial enhancement: a factor per pixel of a, w (N) learned; T = sigmoid BN (1x1), 16 channels
-        b' = b * (T_3(b) T_4(a)^T v)           spectral enhancement: a factor per channel of b, v (32) learned; T_3, T_4 of 32 channels
-        logits = W mean_pixels g_1([a', b'])   g_1 = ReLU BN (1x1 convolution), 64 - 32
+        a = g(g(g(x^1))), b = g(g(g(x^2)))     g = ReLU BN (3x3 convolution); 128, 64, 32 channels and 8, 16, 32; as
+        matrices 32 x N, N = p^2 a' = a * (T_1(a)^T T_2(b) w)^T         spatial enhancement: a factor per pixel of a, w
+        (N) learned; T = sigmoid BN (1x1), 16 channels b' = b * (T_3(b) T_4(a)^T v)           spectral enhancement: a
+        factor per channel of b, v (32) learned; T_3, T_4 of 32 channels logits = W mean_pixels g_1([a', b'])   g_1 =
+        ReLU BN (1x1 convolution), 64 - 32
 
-    Ours: the products with w and v are done from the right, which gives the same factors without the N x N affinities. With more than two
-    modalities x^2 holds the bands of all but the first. Patches of different sides are cropped to the smallest, around the same centre.
-    Layers that the authors' code makes and never uses are left out.
+    Ours: the products with w and v are done from the right, which gives the same factors without the N x N affinities.
+    With more than two modalities x^2 holds the bands of all but the first. Patches of different sides are cropped to
+    the smallest, around the same centre. Layers that the authors' code makes and never uses are left out.
     """
 
     def build(self):
@@ -269,10 +261,12 @@ class S2ENet(Network):
 
 
 class Spectral3D(nn.Module):
-    """MFT's 3-D convolution over bands and pixels, 8 filters, batch norm and ReLU: (B, C, p, p) -> (B, 8 n, p, p), n = C - depth + 1.
+    """MFT's 3-D convolution over bands and pixels, 8 filters, batch norm and ReLU: (B, C, p, p) -> (B, 8 n, p, p), n =
+    C - depth + 1.
 
-    Computed as a 1-D convolution along the bands of every pixel, its 9 neighbours as channels: the same weights and result, in the memory
-    order that the next layer wants, without the five-dimensional weights that cannot be stored channels last."""
+    Computed as a 1-D convolution along the bands of every pixel, its 9 neighbours as channels: the same weights and
+    result, in the memory order that the next layer wants, without the five-dimensional weights that cannot be stored
+    channels last."""
 
     def __init__(self, bands: int, filters: int = 8, depth: int = 9):
         super().__init__()
@@ -290,7 +284,8 @@ class Spectral3D(nn.Module):
 
 
 class HetConv(nn.Module):
-    """Grouped 3x3 plus pointwise convolution of the same input, batch norm and ReLU: (B, inputs, p, p) -> (B, outputs, p, p)."""
+    """Grouped 3x3 plus pointwise convolution of the same input, batch norm and ReLU: (B, inputs, p, p) -> (B, outputs,
+    p, p)."""
 
     def __init__(self, inputs: int, outputs: int, groups: int = 16):
         super().__init__()
@@ -317,8 +312,8 @@ class Tokens(nn.Module):
 class CrossPatchLayer(nn.Module):
     """Transformer layer in which only the first token asks (mCrossPA): tokens (B, n + 1, D) -> the same shape.
 
-    The D / H numbers of a head are mapped to D by weights that all heads share, and the answer is added to every token: both as we read the
-    authors' code."""
+    The D / H numbers of a head are mapped to D by weights that all heads share, and the answer is added to every token:
+    both as we read the authors' code."""
 
     def __init__(self, width: int, heads: int = 8, hidden: int = 512, dropout: float = 0.1):
         super().__init__()
@@ -341,21 +336,20 @@ class CrossPatchLayer(nn.Module):
 
 
 class MFT(Network):
-    """S. K. Roy et al.: Multimodal Fusion Transformer for Remote Sensing Image Classification. IEEE TGRS 61, 2023, arXiv 2203.16952;
-    code AnkurDeria/MFT. Any patch, which may differ between modalities.
+    """S. K. Roy et al.: Multimodal Fusion Transformer for Remote Sensing Image Classification. IEEE TGRS 61, 2023,
+    arXiv 2203.16952; code AnkurDeria/MFT. Any patch, which may differ between modalities.
 
     ::
 
-        X_1 = HetConv(ReLU BN Conv3D(x^1))     Conv3D: 8 filters of 9 bands x 3 x 3; HetConv: 3x3 in 16 groups + 1x1, 64 channels
-        X_2 = GELU BN (3x3 convolution) x^2    64 channels
-        t = softmax(W_a X)^T X W_v             4 tokens of X_1, one of X_2: CLS
-        z = [CLS, t_1 .. t_4] + position       then two layers, z <- z + mCrossPA(LN z), z <- z + MLP(LN z)
-        mCrossPA(z) = W [softmax(q k^T / sqrt(D / H)) v]    q of CLS alone, k and v of all tokens; D = 64, H = 8 heads, MLP 64 - 512 - 64
-        logits = W LN z_CLS
+        X_1 = HetConv(ReLU BN Conv3D(x^1))     Conv3D: 8 filters of 9 bands x 3 x 3; HetConv: 3x3 in 16 groups + 1x1, 64
+        channels X_2 = GELU BN (3x3 convolution) x^2    64 channels t = softmax(W_a X)^T X W_v             4 tokens of
+        X_1, one of X_2: CLS z = [CLS, t_1 .. t_4] + position       then two layers, z <- z + mCrossPA(LN z), z <- z +
+        MLP(LN z) mCrossPA(z) = W [softmax(q k^T / sqrt(D / H)) v]    q of CLS alone, k and v of all tokens; D = 64, H =
+        8 heads, MLP 64 - 512 - 64 logits = W LN z_CLS
 
-    Dropout 0.1 on z, after the attention and in the MLP. HetConv has 8 groups where 16 do not divide its inputs. The tokens are the
-    channel tokenisation of the authors' code. Ours: with several other modalities, each with layers of its own, CLS is the mean of their
-    tokens; with fewer than 9 bands the 3-D filters span all of them.
+    Dropout 0.1 on z, after the attention and in the MLP. HetConv has 8 groups where 16 do not divide its inputs. The
+    tokens are the channel tokenisation of the authors' code. Ours: with several other modalities, each with layers of
+    its own, CLS is the mean of their tokens; with fewer than 9 bands the 3-D filters span all of them.
     """
 
     WIDTH, TOKENS, LAYERS = 64, 4, 2
@@ -364,7 +358,7 @@ class MFT(Network):
         (_, bands), *others = self.bands.items()
         width, spectral = self.WIDTH, Spectral3D(bands)
         self.patches = nn.Sequential(spectral, HetConv(spectral.outputs, width), Tokens(width, self.TOKENS))
-        self.cls = nn.ModuleDict({m: nn.Sequential(conv(n, width, 3, nn.GELU), Tokens(width, 1)) for m, n in others})
+        self.cls = PerModality({m: nn.Sequential(conv(n, width, 3, nn.GELU), Tokens(width, 1)) for m, n in others})
         self.position = nn.Parameter(torch.randn(1, 1 + self.TOKENS, width))
         self.layers = nn.Sequential(nn.Dropout(0.1), *(CrossPatchLayer(width) for _ in range(self.LAYERS)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(self.classes))
@@ -376,44 +370,33 @@ class MFT(Network):
 
 
 class NetworkTrainer(Trainer):
-    """The same batches, augmentation, optimiser and schedule for a network of `prsa.comparators.networks`, trained on the loss terms it states itself."""
+    """The same batches, augmentation, optimiser and schedule for a `Network`, trained on the loss terms it states
+    itself."""
 
-    def __init__(
-        self,
-        scene: xr.Dataset,
-        split: xr.DataArray,
-        config: Config,
-        seed: int,
-        device: torch.device,
-        only: list[str] | None = None,
-    ):
-        super().__init__(scene, split, config, seed, device, only)
-        self.seed, self.s = seed, torch.full_like(self.s, torch.nan)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.s = self.unknown
 
-    def epoch(self, number: int) -> dict:
+    def epoch(self, number):
         with torch.random.fork_rng():  # dropout layers draw from the global stream
             torch.manual_seed(stream_seed(self.seed, "dropout", str(number)))
             return super().epoch(number)
 
-    def step(self, x, y, first):
-        out = self.model(x)
+    def step(self, x, y):
+        out, unknown = self.model(x), self.unknown
         terms = self.model.terms(out, x, y)
         sum(terms.values()).backward()
         others = [value.detach() for name, value in terms.items() if name != "fused"]
         shown = {"fused": terms["fused"].detach()} | ({"auxiliary": sum(others)} if others else {})
-        unknown = self.branches(out, y)
-        return {
-            "loss": torch.stack([shown.get(t, unknown[0]) for t in TERMS]),
-            "grad_norm": unknown,
-            "grad_cosine": unknown,
-            "branch_accuracy": unknown,
-            "probe_accuracy": unknown,
+        measures = ("grad_norm", "grad_cosine", "branch_accuracy", "probe_accuracy")
+        return dict.fromkeys(measures, unknown) | {
+            "loss": torch.stack([shown.get(term, unknown[0]) for term in TERMS]),
             "direction": unknown.expand(len(SOURCES), -1),
             "accuracy": (out["logits"].argmax(1) == y).float().mean(),
             "js": unknown[0],
         }
 
     def branches(self, out, y):
-        return torch.full((len(self.bands),), torch.nan, device=self.device)
+        return self.unknown
 
     probes = branches

@@ -1,7 +1,8 @@
-"""How modalities are balanced while one network learns from all of them: one class per method, behind the four hooks of `Rule`.
+"""How modalities are balanced while one network learns from all of them: one class per method, behind the four hooks of
+`Rule`.
 
-`prsa.training.loop` calls the hooks and knows no method by name; a `Config` names the class (``rule="module:class"``) and its one setting
-(``strength``). Every other setting of a run is the same for all of them.
+`prsa.training.loop` calls the hooks and knows no method by name; a `Config` names the class (``rule="module:class"``)
+and its one setting (``strength``). Every other setting of a run is the same for all of them.
 """
 
 import torch
@@ -15,16 +16,19 @@ from ..training.rule import Rule
 
 
 class OgmGe(Rule):
-    """OGM-GE (Peng et al., CVPR 2022): the encoder of a modality that is ahead is slowed down, and every encoder gets noise.
+    """OGM-GE (Peng et al., CVPR 2022): the encoder of a modality that is ahead is slowed down, and every encoder gets
+    noise.
 
-    s_m = batch mean of softmax(W_m z^m + b / M)_y with W_m the columns of the head that read z^m; rho_m = s_m / mean of the others (two
-    modalities: as published); k_m = 1 - tanh(strength rho_m) where rho_m > 1, else 1 (eq. 10 of the paper). The gradient g of a convolution
-    kernel becomes k_m g + noise, Gaussian with the standard deviation of the elements of g before it is scaled. Kernels only, as in the
-    authors' code: normalisation layers and biases keep their gradient. In all epochs, while that code's default stops after half of them.
+    s_m = batch mean of softmax(W_m z^m + b / M)_y with W_m the columns of the head that read z^m; rho_m = s_m / mean of
+    the others (two modalities: as published); k_m = 1 - tanh(strength rho_m) where rho_m > 1, else 1 (eq. 10 of the
+    paper). The gradient g of a convolution kernel becomes k_m g + noise, Gaussian with the standard deviation of the
+    elements of g before it is scaled. Kernels only, as in the authors' code: normalisation layers and biases keep their
+    gradient. In all epochs, while that code's default stops after half of them.
     """
 
     def to_encoders(self, model, encoded, on_z, y, rng):
-        """Raises `PrsaError` when the fused feature is not [z^1 .. z^M], because the head then has no columns of one modality."""
+        """Raises `PrsaError` when the fused feature is not [z^1 .. z^M], because the head then has no columns of one
+        modality."""
         if not isinstance(model.fusion, Concat):
             raise PrsaError(
                 f"OGM-GE reads the modalities' columns of the head: expected fusion='concat', got {model.config.fusion!r}. "
@@ -44,12 +48,14 @@ class OgmGe(Rule):
 
 
 class Pmr(Rule):
-    """PMR as the paper has it (Fan et al., CVPR 2023): pushes slow modalities, holds back fast ones in the first epochs.
+    """PMR as the paper has it (Fan et al., CVPR 2023): pushes slow modalities, holds back fast ones in the first
+    epochs.
 
-    The weights are those of `Rule` with b = 0, beta_m (eq. 11), Euclidean distances from the config and lambda_p for the paper's alpha (eq. 10).
-    Restraint (eq. 13): - mu sum_m gamma_m H(p^m), H the entropy of the prototype classifier, batch mean; gamma_m = clip(s_m / min_n s_n - 1, 0, 1).
-    ``strength`` is mu (the paper: 0.01 or 0.001). The paper leaves open how many epochs "few" are: here the first fifth.
-    Ours: any number of modalities, s_m smoothed over batches, prototypes updated at every batch instead of between epochs.
+    The weights are those of `Rule` with b = 0, beta_m (eq. 11), Euclidean distances from the config and lambda_p for
+    the paper's alpha (eq. 10). Restraint (eq. 13): - mu sum_m gamma_m H(p^m), H the entropy of the prototype
+    classifier, batch mean; gamma_m = clip(s_m / min_n s_n - 1, 0, 1). ``strength`` is mu (the paper: 0.01 or 0.001).
+    The paper leaves open how many epochs "few" are: here the first fifth. Ours: any number of modalities, s_m smoothed
+    over batches, prototypes updated at every batch instead of between epochs.
     """
 
     EARLY = 0.2
@@ -63,11 +69,12 @@ class Pmr(Rule):
 
 
 class PmrCode(Rule):
-    """PMR as its authors' code has it: weight 1 for the slower modality, 0 for the faster and for both of a tie; no entropy term.
+    """PMR as its authors' code has it: weight 1 for the slower modality, 0 for the faster and for both of a tie; no
+    entropy term.
 
-    The momentum of 0.2 on the old prototype and Euclidean distances come from the config; lambda_p is alpha. ``strength``: share of the epochs,
-    from the first, in which the prototype loss is on (that code: 100 of 150). Ours: slow is rho_m < 1 for any number of modalities;
-    smoothing and prototypes as in `Pmr`.
+    The momentum of 0.2 on the old prototype and Euclidean distances come from the config; lambda_p is alpha.
+    ``strength``: share of the epochs, from the first, in which the prototype loss is on (that code: 100 of 150). Ours:
+    slow is rho_m < 1 for any number of modalities; smoothing and prototypes as in `Pmr`.
     """
 
     def weights(self, s):
@@ -77,10 +84,11 @@ class PmrCode(Rule):
 class MMPareto(Rule):
     """MMPareto (Wei & Hu, ICML 2024): per encoder, a direction that serves the fused loss and the branch's own loss.
 
-    g_f and g_u are the gradients of the two on all parameters of one encoder (g_f with every further term that is on). Where g_f . g_u > 0:
-    a_f = a_u = 1/2, else a_f g_f + a_u g_u is the shortest vector between the two. The encoder gets ``strength`` (the paper's gamma, 1.5) times
-    2 (a_f g_f + a_u g_u), stretched to the length of g_f + g_u, which is never shorter. That length is the encoder's, so that the direction
-    stays; the authors' code stretches tensor by tensor. Any number of modalities, because every encoder is treated alone.
+    g_f and g_u are the gradients of the two on all parameters of one encoder (g_f with every further term that is on).
+    Where g_f . g_u > 0: a_f = a_u = 1/2, else a_f g_f + a_u g_u is the shortest vector between the two. The encoder
+    gets ``strength`` (the paper's gamma, 1.5) times 2 (a_f g_f + a_u g_u), stretched to the length of g_f + g_u, which
+    is never shorter. That length is the encoder's, so that the direction stays; the authors' code stretches tensor by
+    tensor. Any number of modalities, because every encoder is treated alone.
     """
 
     def to_encoders(self, model, encoded, on_z, y, rng):
@@ -108,7 +116,8 @@ class MMPareto(Rule):
 
 
 class BranchAgreement(Rule):
-    """Ours, in the spirit of LFM: strength times the batch mean of the Jensen-Shannon divergence between the auxiliary heads' posteriors."""
+    """Ours, in the spirit of LFM: strength times the batch mean of the Jensen-Shannon divergence between the auxiliary
+    heads' posteriors."""
 
     def terms(self, out, y, s):
         """Raises `PrsaError` without auxiliary heads."""
@@ -120,11 +129,12 @@ class BranchAgreement(Rule):
 
 
 class ModalityDropout(Rule):
-    """Modality dropout, in the spirit of ModDrop (Neverova et al., TPAMI 2016): per sample, the fusion loses each modality with probability
-    ``strength``; never all of them.
+    """Modality dropout, in the spirit of ModDrop (Neverova et al., TPAMI 2016): per sample, the fusion loses each
+    modality with probability ``strength``; never all of them.
 
-    Where all would be lost, one drawn uniformly stays: a modality is kept with probability 1 - p + p^M / M. What stays is not rescaled, so the
-    samples that lose nothing are what the fusion sees after training. Prototypes and auxiliary heads always see everything.
+    Where all would be lost, one drawn uniformly stays: a modality is kept with probability 1 - p + p^M / M. What stays
+    is not rescaled, so the samples that lose nothing are what the fusion sees after training. Prototypes and auxiliary
+    heads always see everything.
     """
 
     def keep(self, batch, modalities, rng):

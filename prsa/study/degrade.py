@@ -1,9 +1,10 @@
 """Accuracy of a trained network when a modality is degraded or missing at test time, without training again (ours).
 
-The dominant modality is the hyperspectral one, or the first if there is none. It is put under a cloud, gets noise or loses bands; and every modality
-goes missing once. A degradation changes the normalised bands of a pixel once, for all windows that hold it, and leaves no-data as it is.
-What is random comes from a stream of scene and degradation, so that all methods and seeds of a scene see the same pixels degraded alike, and a
-stronger degradation goes further along the same draw.
+The dominant modality is the hyperspectral one, or the first if there is none. It is put under a cloud, gets noise or
+loses bands; and every modality goes missing once. A degradation changes the normalised bands of a pixel once, for all
+windows that hold it, and leaves no-data as it is. What is random comes from a stream of scene and degradation, so that
+all methods and seeds of a scene see the same pixels degraded alike, and a stronger degradation goes further along the
+same draw. The strengths are those of `prsa.study.runs.STRENGTHS`.
 """
 
 import numpy as np
@@ -14,17 +15,12 @@ from .. import metrics
 from ..data.patches import PatchSource
 from ..data.splits import TEST, evenly
 from ..errors import PrsaError
-from ..network.prsanet import PRSANet, stream_seed
+from ..network.base import stream_seed
+from ..network.prsanet import PRSANet
+from .runs import BANDS, CLEAN, CLOUD, MISSING, NOISE, STRENGTHS
 
 PIXELS = 2000  # test pixels at most
 BATCH = 250  # windows encoded at a time: they stay in the cache
-CLEAN = "none"
-CLOUD, NOISE, BANDS, MISSING = "cloud shadow", "noise", "band loss", "missing"
-STRENGTHS = {
-    CLOUD: (0.3, 0.6, 0.9),  # share of the direct light that the cloud takes
-    NOISE: (0.5, 1.0, 2.0),  # sd of Gaussian noise, in units of each band's sd over the training pixels
-    BANDS: (0.25, 0.5, 0.75),  # share of the bands that are no-data
-}
 MIDDLE = 700.0  # nm, in the place of a wavelength where the scene states none
 
 
@@ -34,9 +30,10 @@ def dominant(scene: xr.Dataset, names: list[str]) -> str:
 
 
 def direct_share(scene: xr.Dataset, name: str) -> torch.Tensor:
-    """Share (C,) of the light on flat ground in the sun that a cloud can take: 1 minus the blue-rich light of the sky, as in `prsa.data.simulate`.
+    """Share (C,) of the light on flat ground in the sun that a cloud can take.
 
-    By the coordinate ``wavelength`` (nm) of the bands; one share for all bands where there is none.
+    It is 1 minus the blue-rich light of the sky, as in `prsa.data.simulate`, by the coordinate ``wavelength`` (nm) of
+    the bands; one share for all bands where there is none.
     """
     wavelength = np.full(scene[name].shape[0], MIDDLE)
     if "wavelength" in scene.coords and scene["wavelength"].dims == (f"{name}_band",):
@@ -47,9 +44,9 @@ def direct_share(scene: xr.Dataset, name: str) -> torch.Tensor:
 def cloud_shadow(
     table: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, direct: torch.Tensor, depth: float
 ) -> torch.Tensor:
-    """Normalised bands (n, C) under a cloud that takes the share ``depth`` of the direct light: reflectance times 1 - depth * direct.
+    """Normalised bands (n, C) under a cloud that takes the share ``depth`` of the direct light.
 
-    mean, std, direct (C,). No-data (0) stays.
+    It leaves reflectance times 1 - depth * direct; mean, std, direct (C,). No-data (0) stays.
     """
     shaded = (table * std + mean) * (1 - depth * direct)
     return torch.where(table == 0, table, (shaded - mean) / std)
@@ -72,9 +69,9 @@ def _stream(scene: xr.Dataset, degradation: str) -> torch.Generator:
 
 
 def degradations(scene: xr.Dataset, name: str, table: torch.Tensor, mean: torch.Tensor, std: torch.Tensor):
-    """Yield the name of every degradation of the dominant modality ``name`` and its normalised bands (n, C); ``table`` (n, C) are the clean ones.
+    """Yield the name of every degradation of the dominant modality ``name`` and its normalised bands (n, C).
 
-    mean, std (C,): of the normalisation. `MISSING` is not among them.
+    ``table`` (n, C): the clean ones; mean, std (C,): of the normalisation. `MISSING` is not among them.
     """
     direct = direct_share(scene, name).to(table.device)
     draw = torch.randn(table.shape, generator=_stream(scene, NOISE)).to(table.device)
@@ -91,15 +88,17 @@ def degradations(scene: xr.Dataset, name: str, table: torch.Tensor, mean: torch.
 
 @torch.inference_mode()
 def degraded_counts(model: PRSANet, scene: xr.Dataset, split: xr.DataArray) -> tuple[list[str], np.ndarray]:
-    """Names of the conditions ("none", "hsi noise 0.5", "sar missing", ...) and the fused head's counts (condition, K, K) under each.
+    """Names of the conditions ("none", "hsi noise 0.5", ...) and the fused head's counts (condition, K, K) under each.
 
-    On `PIXELS` test pixels at most, evenly spaced. Only the degraded modality is encoded again. Raises `PrsaError` without test pixels.
+    On `PIXELS` test pixels at most, evenly spaced. Only the degraded modality is encoded again. Raises `PrsaError`
+    without test pixels.
     """
     model.eval()
     test = evenly(np.flatnonzero(split.values.ravel() == TEST), PIXELS)
     if not len(test):
         raise PrsaError(
-            "expected test pixels (code 3) in the split, got none. Use a split with a test part, for example from split_scene."
+            "expected test pixels (code 3) in the split, got none. Use a split with a test part, for example from "
+            "split_scene."
         )
     truth = scene["label"].values.ravel()[test]
     statistics = model.statistics()
