@@ -36,7 +36,7 @@ unexport PYTHONPATH
 
 # What only maintainers run: speed, tuning, the reference, the campaign.
 RECORD   = PYTHONPATH="$$PWD/tests" $(PY) -m record
-STUDY    = $(PY) -m prsa.reproduce --device '$(DEVICE)' $(if $(SCENES),--scenes $(SCENES)) \
+STUDY    = $(PY) -m prsa.reproduce --device '$(DEVICE)' $(if $(SCENES),--scenes "$$SCENES") \
            $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(METHODS),--methods $(METHODS))
 
 # A folder that was moved is installed again: the kernel and the package are registered by their absolute path.

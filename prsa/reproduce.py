@@ -9,6 +9,7 @@ import ast
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -227,6 +228,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def listed(text: str) -> list[str]:
+    """Scenes of a command line, ``text``: names and files separated by spaces, in quotes where they hold some.
+
+    A file that is there needs no quotes. Ours, because make hands its variables on as one text.
+    """
+
+    def there(name):
+        return os.path.isfile(os.path.expanduser(name))
+
+    if there(text):
+        return [text]
+    try:
+        parts = shlex.split(text)
+    except ValueError:  # a quotation mark that is part of a name
+        parts = text.split()
+    found = []
+    while parts:
+        n = next((n for n in range(len(parts), 1, -1) if there(" ".join(parts[:n]))), 1)
+        found.append(" ".join(parts[:n]))
+        parts = parts[n:]
+    return found
+
+
 def _absolute(scene: str) -> str:
     """Kernels have another working directory: paths become absolute, names stay."""
     return str(Path(scene).expanduser().resolve()) if scene.endswith(".nc") else scene
@@ -333,7 +357,7 @@ def main(arguments: list[str] | None = None) -> int:
         given = parser.parse_args(arguments)
         scenes, seeds = DEFAULTS[given.preset]
         reproduce(
-            given.scenes or list(scenes),
+            [name for text in given.scenes or scenes for name in listed(text)],
             seeds if given.seeds is None else given.seeds,
             given.jobs,
             given.device,

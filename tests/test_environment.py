@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import yaml
@@ -88,7 +89,7 @@ def test_installed_versions_are_the_locked_ones():
 
 def test_the_code_imports_only_declared_packages():
     imported = set()
-    for file in (ROOT / "prsa").glob("*.py"):
+    for file in (ROOT / "prsa").rglob("*.py"):
         imported |= set(re.findall(r"^\s*(?:import|from) ([a-z_0-9]+)", file.read_text(), re.M))
     distributions = metadata.packages_distributions()
     third = {
@@ -104,7 +105,7 @@ def test_the_code_imports_only_declared_packages():
 def test_conda_brings_python_only_and_pip_the_same_lock():
     assert set(CONDA["channels"]) - {"nodefaults"} == {"conda-forge"} and CONDA["name"] == PROJECT["project"]["name"]
     python, pip, packages = CONDA["dependencies"]
-    assert pip == "pip" and packages == {"pip": ["-r requirements.lock"]}
+    assert pip == "pip" and packages == {"pip": ["-r requirements.lock", "-e ."]}
     name, version = python.split("=")
     assert name == "python" and SpecifierSet(PROJECT["project"]["requires-python"]).contains(version)
 
@@ -123,6 +124,7 @@ def test_citation_and_licence_agree_with_the_package():
 
 FAKE_PYTHON = """#!/bin/sh
 echo "$0 $*" >> "{log}"
+echo "$PYTHONPATH" > "{log}.path"
 case "$*" in *ensurepip*) exit {version_ok};; esac
 case "$*" in "-m venv "*) mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"; cp "$0" "$3/bin/python";; esac
 case "$*" in *"$FAIL_ON"*) [ -z "$FAIL_ON" ] || exit 3;; esac
@@ -136,8 +138,11 @@ mkdir -p "$2/bin" "$2/conda-meta" && cp "$(dirname "$0")/fake-python" "$2/bin/py
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the project's top level and a function that runs make there with only these programs and the system's on PATH."""
-    folder, programs, log = tmp_path / "a project", tmp_path / "programs", tmp_path / "log"
+    """A copy of the project's top level, below a folder with an odd name, and a function that runs make there.
+
+    Only these programs and the system's are on PATH.
+    """
+    folder, programs, log = tmp_path / 'a "project\'s" (2) & $copy', tmp_path / "programs", tmp_path / "log"
     for directory in (folder, programs):
         directory.mkdir()
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "environment.yml"):
@@ -154,7 +159,7 @@ def project(tmp_path):
         clean = {
             key: value
             for key, value in os.environ.items()
-            if not key.startswith(("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE", "TOGETHER"))
+            if not key.startswith(("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE", "PORT"))
         }
         done = subprocess.run(
             ["make", *arguments],
@@ -170,6 +175,7 @@ def project(tmp_path):
         return done
 
     run.folder = folder
+    run.seen = lambda _: Path(log.with_suffix(".path").read_text().strip())
     return run
 
 
@@ -252,31 +258,49 @@ def test_make_help_is_the_default_and_lists_every_target(project):
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     for name in set(targets) - {"help"}:
         assert re.search(rf"^make {name} +\w", done.stdout, re.M), name
-    for name in ("SCENES", "SEEDS", "JOBS", "DEVICE", "METHODS", "TOGETHER"):
+    for name in ("SCENES", "SEEDS", "JOBS", "DEVICE", "METHODS"):
         assert re.search(rf"^  {name} ", done.stdout, re.M), name
 
 
 def test_make_passes_every_variable_on_and_refuses_mistyped_ones(project):
     project("env")
-    done = project(
-        "reproduce",
-        "SCENES=sim-sar 'my scenes/a.nc'",
-        "SEEDS=3",
-        "JOBS=2",
-        "DEVICE=cpu",
-        "METHODS=concat prsanet",
-        "TOGETHER=yes",
-    )
+    scenes = "sim-sar 'my scenes/scene (2).nc' it`s.nc"
+    done = project("reproduce", f"SCENES={scenes}", "SEEDS=3", "JOBS=2", "DEVICE=cpu", "METHODS=concat prsanet")
     assert done.calls == [
-        ".env/bin/python -m prsa.reproduce --device cpu --scenes sim-sar my scenes/a.nc --seeds 3 --jobs 2 --methods concat prsanet --together yes --preset full"
+        f".env/bin/python -m prsa.reproduce --device cpu --scenes {scenes} --seeds 3 --jobs 2 "
+        "--methods concat prsanet --preset full"
     ]
     done = project("reproduce", "SCENE=sim-sar")
     assert done.returncode == 2 and "unknown variable SCENE." in done.stderr and done.calls == []
 
 
+def test_make_lab_opens_a_copy_that_stays_the_readers(project):
+    project("env")
+    notebooks, work = project.folder / "notebooks", project.folder / "work"
+    notebooks.mkdir()
+    (notebooks / "00_start_here.ipynb").write_text("ours")
+    (call,) = project("lab", "PORT=9999").calls
+    assert "-m jupyterlab --LabApp.default_url=/lab/tree/work/00_start_here.ipynb --port 9999" in call
+    assert ("--allow-root" in call) == (os.getuid() == 0) and (work / "00_start_here.ipynb").read_text() == "ours"
+    (work / "00_start_here.ipynb").write_text("theirs")
+    assert "older" not in project("lab").stdout
+    os.utime(notebooks / "00_start_here.ipynb", (2**32, 2**32))
+    assert "move yours away" in project("lab").stdout and (work / "00_start_here.ipynb").read_text() == "theirs"
+    assert (notebooks / "00_start_here.ipynb").read_text() == "ours"
+
+
+def test_maintainers_modules_are_found(project):
+    project("env")
+    for target in ("bench", "tune", "reference", "campaign", "machines"):
+        (call,) = project(target).calls
+        module = call.split("record.")[1]
+        assert (ROOT / "tests" / "record" / f"{module}.py").is_file()
+        assert call.endswith(f"-m record.{module}") and project.folder / "tests" == project.seen("PYTHONPATH")
+
+
 def test_make_fails_when_the_command_fails(project):
     project("env")
-    for target in ("quick", "reproduce", "test", "lab", "data", "bench"):
+    for target in ("quick", "reproduce", "test", "data", "lint", "bench"):
         done = project(target, FAIL_ON="-m")
         assert done.returncode != 0 and len(done.calls) == 1, target
 
