@@ -1,0 +1,12 @@
+"""A study: which runs it has (`plan`), their training in processes (`execute`, `fit`), what is measured (`evaluate`,
+`degrade`) and how it is stored (`runs`).
+
+    study = Plan(["sim-sar"], seeds=2, preset="quick")  # opens every scene once
+    run(study)                                          # trains what is missing
+    datasets = study.open()                             # the run files, each read once
+"""
+
+from .execute import run
+from .plan import Plan, RunSpec, scene_and_split
+
+__all__ = ["Plan", "RunSpec", "run", "scene_and_split"]

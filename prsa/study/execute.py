@@ -1,119 +1,170 @@
-"""How the runs of a plan are executed: resumable, atomic, one process per core."""
+"""How the runs of a plan are executed: what is missing, one process per core, each run written all or nothing.
+
+Processes come from the standard library: joblib's loky keeps its workers after the call, with the environment and the
+scenes of that moment, and they outlive a killed parent until their run is done.
+"""
 
 import multiprocessing
 import os
-import shutil
+import signal
 import sys
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
+from tqdm import tqdm
+
+from .. import files
 from ..data.simulate import is_dial
 from ..errors import PrsaError
 from . import runs
-from .plan import RunSpec, _preset, resolve, run_path
+from .plan import Plan, RunSpec, Source, plan_of
+
+_opened = lru_cache(maxsize=2)(Source)  # in a worker: large scenes must not pile up
 
 
-def _worker_setup():
-    """One thread per process, and no orphan: a worker whose parent was killed ends itself, also while it is still loading torch."""
-    parent = multiprocessing.parent_process().pid  # not getppid(): the parent may be gone already
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def train_run(spec: RunSpec, device: str = "auto") -> Path:
-    """Train and store one run (whatever is there is replaced)."""
+def train(spec: RunSpec, path: Path, device: str = "auto") -> Path:
+    """Train and store one run, unless another process did so in the meantime."""
+    import torch  # where it is needed only
+
     from .fit import fit
 
-    _, scene, split = resolve(spec)
-    path = run_path(spec)
-    run, _ = fit(scene, spec.method, split, spec.seed, _preset(spec.scene, spec.preset), device, **dict(spec.overrides))
-    run.attrs["run_id"] = path.stem.rsplit("__", 1)[1]
-    return runs.save_run(run, path)
-
-
-class Progress:
-    """One line with the time left: rewritten on a terminal, a new line now and then elsewhere."""
-
-    def __init__(self, total: int, done: int):
-        self.total, self.done, self.skipped, self.start = total, done, done, time.monotonic()
-        self.live, self.last = sys.stderr.isatty(), 0.0
-
-    def step(self, spec: RunSpec):
-        self.done += 1
-        now = time.monotonic()
-        left = (now - self.start) / (self.done - self.skipped) * (self.total - self.done)
-        text = (
-            f"run {self.done}/{self.total}: {spec.scene} {spec.method} seed {spec.seed}, about {left / 60:.1f} min left"
+    torch.set_num_threads(1)  # whatever the environment says: sums in the order of one thread
+    if runs.is_finished(path):
+        return path
+    source = _opened(spec.scene)
+    if source.path(spec) != path:
+        raise PrsaError(
+            f"the scene {spec.scene} is no longer what was planned: the file, or the package, changed meanwhile. "
+            "Fix: start again; in a notebook, make a new Plan."
         )
-        if self.live:
-            print(
-                "\r" + text[: shutil.get_terminal_size().columns - 1].ljust(shutil.get_terminal_size().columns - 1),
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-            if self.done == self.total:
-                print(file=sys.stderr)
-        elif now - self.last > 30 or self.done == self.total:
-            print(text, file=sys.stderr, flush=True)
-            self.last = now
+    split, changed = source.split(source.config(spec)), dict(spec.overrides)
+    run, _ = fit(source.scene, spec.method, split, spec.seed, spec.training_preset, device, **changed)
+    return runs.save_run(run.assign_attrs(run_id=path.stem.rsplit("__", 1)[1]), path)
 
 
-def run_grid(
-    specs: list[RunSpec], jobs: int | None = None, device: str = "auto", on_round: Callable[[int], None] | None = None
-) -> list[Path]:
-    """Train what is missing of these runs and return all paths, in the order of ``specs``.
+def _watch(lifeline) -> None:
+    """In a worker: end this process when the other end of the pipe is closed, also by the death of the parent."""
 
-    ``jobs`` processes (default: the cores) with one thread each; ``on_round(seed)`` is called when all runs of a seed without overrides
-    and outside the dial are there. An interrupted grid goes on where it stopped. Raises `PrsaError` for jobs < 1, bad specs and workers that died.
+    def wait():
+        try:
+            lifeline.recv()
+        except EOFError:
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def workers(jobs: int, function: Callable, calls: Iterable[tuple], **options) -> Iterator[dict[Future, tuple]]:
+    """Call a function in ``jobs`` processes; yields the futures, each with its arguments.
+
+    An error lets the calls that have begun come to their end. Ctrl-C, or the death of this process, ends all of them at
+    once. ``options`` are those of `ProcessPoolExecutor`.
     """
-    jobs = (os.cpu_count() or 1) if jobs is None else jobs
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before they import numpy
+    context = multiprocessing.get_context("spawn")
+    theirs, ours = context.Pipe(duplex=False)
+    with theirs, ours, ProcessPoolExecutor(jobs, context, _watch, (theirs,), **options) as pool:
+        try:
+            with _deaf():
+                futures = {pool.submit(function, *call): call for call in calls}
+            yield futures
+        except Exception:
+            raise
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started in this block do not hear Ctrl-C, which a terminal sends to all: their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Lines:
+    """A log instead of a terminal: every state of a progress bar is a line of its own."""
+
+    def write(self, text: str) -> None:
+        if text := text.strip("\r\n "):
+            print(text, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress(total: int, done: int = 0, unit: str = "run") -> tqdm:
+    """A bar on a terminal and in JupyterLab; a line every half minute elsewhere (the driver's notebooks, a log)."""
+    live = sys.stderr.isatty() or ("JPY_PARENT_PID" in os.environ and "PRSA_LOG" not in os.environ)
+    where = {"dynamic_ncols": True} if live else {"file": _Lines(), "mininterval": 30, "ncols": 100}
+    return tqdm(total=total, initial=done, unit=unit, **where)
+
+
+def run(
+    plan: Plan,
+    specs: list[RunSpec] | None = None,
+    jobs: int | None = None,
+    device: str = "auto",
+    on_round: Callable[[int], None] | None = None,
+) -> list[Path]:
+    """Train what is missing of these runs (default: ``plan.specs``) and return all paths, in the order of ``specs``.
+
+    ``jobs`` processes (default: the cores) with one thread each; ``on_round(seed)`` is called when all runs of a seed
+    without overrides and outside the dial are there. An interrupted call goes on where it stopped, and two at once do
+    no harm. Raises `PrsaError` for jobs < 1, bad specs, a run that failed and workers that died.
+    """
+    specs, jobs = plan.specs if specs is None else specs, cores() if jobs is None else jobs
     if jobs < 1:
         raise PrsaError(f"JOBS: expected 1 or more, got {jobs}.")
-    where = {spec: run_path(spec) for spec in specs}
+    where = {spec: plan.path(spec) for spec in specs}
     for folder in {path.parent for path in where.values()}:
-        for stale in folder.glob(".*.tmp"):  # left by a killed process
-            if time.time() - stale.stat().st_mtime > 600:
-                stale.unlink(missing_ok=True)
-    todo = [spec for spec in dict.fromkeys(specs) if not runs.is_finished(where[spec])]
-    rounds = {
-        seed: {s for s in todo if s.seed == seed and not s.overrides and not is_dial(s.scene)}
-        for seed in sorted({s.seed for s in specs})
-    }
-    progress = Progress(len(where), len(where) - len(todo))
-
-    def finished(spec):
-        progress.step(spec)
-        left = rounds[spec.seed]
-        if spec in left:
-            left.remove(spec)
-            if not left and on_round:
-                on_round(spec.seed)
-
-    if todo:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the workers import numpy and torch
-        with ProcessPoolExecutor(min(jobs, len(todo)), multiprocessing.get_context("spawn"), _worker_setup) as pool:
-            try:
-                futures = {pool.submit(train_run, spec, device): spec for spec in todo}
-                for future in as_completed(futures):
-                    future.result()
-                    finished(futures[future])
-            except BrokenProcessPool as error:
-                raise PrsaError(
-                    "a training process was killed (out of memory?). Finished runs are kept: run again, with a smaller JOBS if memory is short."
-                ) from error
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        files.sweep(folder)
+    todo = plan.missing(where)
+    if not todo:
+        return [where[spec] for spec in specs]
+    rounds = {s.seed: {t for t in todo if t.seed == s.seed and not t.overrides and not is_dial(t.scene)} for s in todo}
+    calls = [(spec, where[spec], device) for spec in todo]
+    try:
+        with (
+            progress(len(where), len(where) - len(todo)) as bar,
+            workers(min(jobs, len(todo)), train, calls) as futures,
+        ):
+            for future in as_completed(futures):
+                future.result()
+                spec = futures[future][0]
+                bar.set_postfix_str(f"{spec.scene} {spec.method} seed {spec.seed}", refresh=False)
+                bar.update()
+                if spec in rounds[spec.seed]:
+                    rounds[spec.seed].remove(spec)
+                    if not rounds[spec.seed] and on_round:
+                        on_round(spec.seed)
+    except BrokenProcessPool as error:
+        raise PrsaError(
+            "a training process was killed (out of memory?). Finished runs are kept: run again, with a smaller JOBS if "
+            "memory is short."
+        ) from error
     return [where[spec] for spec in specs]
+
+
+def run_grid(specs, jobs=None, device="auto", on_round=None) -> list[Path]:
+    """`run` without a plan."""
+    return run(plan_of(specs), specs, jobs, device, on_round)

@@ -13,7 +13,7 @@ from .fit import fit
 
 
 def thin(split: xr.DataArray, label: np.ndarray, counts: np.ndarray, seed: int) -> xr.DataArray:
-    """The split with at most ``counts[k]`` training pixels of class k + 1, the others dropped at random; hash made anew."""
+    """The split with at most ``counts[k]`` training pixels of class k + 1, the others dropped at random."""
     part = split.values.copy()
     rng = np.random.default_rng([seed, 0x7417])
     for k, most in enumerate(counts, start=1):
@@ -23,19 +23,12 @@ def thin(split: xr.DataArray, label: np.ndarray, counts: np.ndarray, seed: int) 
 
 
 def compare(
-    scene: xr.Dataset,
-    seeds: int = 5,
-    method: str = "concat",
-    preset: str = "full",
-    device: str = "auto",
-    on_run=None,
-    **overrides,
-):
-    """Train with ``random`` and with ``blocks``, each seed with its own split and equally many training pixels per class.
+    scene: xr.Dataset, seeds: int = 5, method: str = "concat", preset: str = "full", device: str = "auto", **overrides
+) -> tuple[list[xr.Dataset], list[xr.DataArray]]:
+    """Train with ``random`` and with ``blocks``, each seed with its own split and as many training pixels per class.
 
-    Returns ``runs, splits`` for `leakage` and `by_distance`; ``on_run(run)`` is called after each. Raises `PrsaError` as `fit` does.
+    Returns ``runs, splits`` for `prsa.report.leakage`. Raises `PrsaError` as `fit` does.
     """
-
     if seeds < 1:
         raise PrsaError(f"seeds: expected 1 or more, got {seeds}.")
     label, k = scene["label"].values, len(class_names(scene))
@@ -48,6 +41,4 @@ def compare(
             splits.append(thin(split, label, common, seed))
             runs.append(fit(scene, method, splits[-1], seed, preset, device, **overrides)[0])
             runs[-1].attrs["variant"] = ""  # overrides are the same for both kinds: nothing here is a sensitivity run
-            if on_run:
-                on_run(runs[-1])
     return runs, splits

@@ -1,76 +1,80 @@
-"""The run file ``prsa-run-1``: identity, schema, atomic save, and what is missing of a grid. No torch here.
+"""The run file ``prsa-run-1``: identity, schema, and saving all or nothing. No torch here.
 
-A run is one (scene, method, seed) trained once. Its file is named after its identity, the hash of config, scene, split, seed and
-schema version; a finished run is never trained again and a damaged file counts as missing.
+A run is one (scene, method, seed) trained once. Its file is named after its identity, the hash of config, scene, split,
+seed and schema version; a finished run is never trained again and a damaged file counts as missing.
 """
 
 import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from ..errors import PrsaError
 from ..files import atomic_netcdf
 
 SCHEMA = "prsa-run-1"
-CODE = 3  # raise when training or evaluation changes what a run contains: older files are then retrained
-FORMAT = {
-    "engine": "scipy",
-    "format": "NETCDF3_64BIT",
-}  # opens 20 times faster than netCDF 4, and a study opens hundreds of runs
-COORDS = ("epoch", "modality", "class", "predicted", "head", "part", "watched", "term", "source", "condition")
-DIMS = {
-    "confusion": ("head", "part", "class", "predicted"),
-    "probe_confusion": ("modality", "class", "predicted"),
-    "loss": ("epoch", "term"),
-    "s": ("epoch", "modality"),
-    "rho": ("epoch", "modality"),
-    "beta": ("epoch", "modality"),
-    "grad_norm": ("epoch", "modality"),
-    "grad_cosine": ("epoch", "modality"),
-    "branch_accuracy": ("epoch", "watched", "modality"),
-    "probe_accuracy": ("epoch", "watched", "modality"),
-    "direction": ("epoch", "source", "modality"),
-    "degraded_confusion": ("condition", "class", "predicted"),
-    "accuracy": ("epoch", "watched"),
-    "js": ("epoch",),
-    "prototypes": ("modality", "class", "feature"),
-    "features": ("sample", "modality", "feature"),
-    "fused_features": ("sample", "fused_feature"),
-    "sample_label": ("sample",),
-    "cka": (),
-    "eta2": (),
-    "map": ("y", "x"),
-    "confidence": ("y", "x"),
+CODE = 4  # raise when training or evaluation changes what a run contains: older files are then retrained
+# This format opens 20 times faster than netCDF 4, and a study opens hundreds of runs.
+FORMAT = {"engine": "scipy", "format": "NETCDF3_64BIT"}
+VARIABLES = {  # name: type and dimensions
+    "confusion": ("i4", "head part class predicted"),  # pixels, of every map: fused, then each branch alone
+    "probe_confusion": ("i4", "modality class predicted"),  # test pixels, of a linear classifier on one branch's z
+    "loss": ("f8", "epoch term"),  # the summands of the objective, mean over the epoch's batches
+    "s": ("f8", "epoch modality"),  # optimisation degree, imbalance factor, push
+    "rho": ("f8", "epoch modality"),
+    "beta": ("f8", "epoch modality"),
+    "grad_norm": ("f8", "epoch modality"),  # of an encoder's parameters
+    "grad_cosine": ("f8", "epoch modality"),  # between the prototype and the fused loss, on z
+    "branch_accuracy": ("f8", "epoch watched modality"),  # fractions, of training batches and validation pixels
+    "probe_accuracy": ("f8", "epoch watched modality"),
+    "direction": ("f8", "epoch source modality"),  # cosine with the gradient of the branch trained alone
+    "accuracy": ("f8", "epoch watched"),
+    "js": ("f8", "epoch"),  # Jensen-Shannon divergence of the branches, nats
+    "degraded_confusion": ("i4", "condition class predicted"),  # test pixels, see `prsa.study.degrade`
+    "prototypes": ("f4", "modality class feature"),
+    "features": ("f4", "sample modality feature"),  # z of test pixels, evenly spaced
+    "fused_features": ("f4", "sample fused_feature"),
+    "sample_label": ("i4", "sample"),
+    "cka": ("f8", ""),  # of fused features and labels
+    "eta2": ("f8", ""),  # separability of the classes in the fused features
+    "map": ("i2", "y x"),  # 1..K, 0 where nothing was predicted
+    "confidence": ("f4", "y x"),  # probability of the class chosen
 }
+DIMS = {name: tuple(dims.split()) for name, (_, dims) in VARIABLES.items()}
+COORDS = ("epoch", "modality", "class", "predicted", "head", "part", "watched", "term", "source", "condition")
 ATTRS = (
-    "schema",
-    "run_id",
-    "scene",
-    "scene_title",
-    "simulated",
-    "method",
-    "variant",
-    "overrides",
-    "seed",
-    "preset",
-    "config",
-    "scene_hash",
-    "split_hash",
-    "split_kind",
-    "n_train",
-    "n_val",
-    "n_test",
-    "params",
-    "macs_patch",
-    "macs_pixel",
-    "probed",
-    "epoch_used",
-    "seconds",
-    "samples_per_s",
-    "versions",
+    *("schema", "run_id", "scene", "scene_title", "simulated", "method", "variant", "overrides", "seed", "preset"),
+    *("config", "scene_hash", "split_hash", "split_kind", "n_train", "n_val", "n_test", "params", "macs_patch"),
+    *("macs_pixel", "probed", "epoch_used", "seconds", "samples_per_s", "versions"),
 )
+PARTS = ("train", "val", "test")
+
+# Names of ``condition``: CLEAN, "hsi noise 0.5" (modality, degradation, strength), "sar missing".
+CLEAN = "none"
+CLOUD, NOISE, BANDS, MISSING = "cloud shadow", "noise", "band loss", "missing"
+STRENGTHS = {
+    CLOUD: (0.3, 0.6, 0.9),  # share of the direct light that the cloud takes
+    NOISE: (0.5, 1.0, 2.0),  # sd of Gaussian noise, in units of each band's sd over the training pixels
+    BANDS: (0.25, 0.5, 0.75),  # share of the bands that are no-data
+}
+
+
+def assemble(values: dict[str, np.ndarray], coords: dict[str, list], attrs: dict) -> xr.Dataset:
+    """A run of these variables; those that were not measured are blank (0 where integers, else NaN), of length 1 in
+    dimensions that nothing else has: the file format knows no length 0.
+    """
+    sizes = {dim: len(labels) for dim, labels in coords.items()}
+    sizes |= {dim: n for name, array in values.items() for dim, n in zip(DIMS[name], np.shape(array), strict=True)}
+
+    def variable(name: str, dtype: str) -> tuple:
+        if name in values:
+            return DIMS[name], np.asarray(values[name]).astype(dtype)
+        blank = 0 if dtype.startswith("i") else np.nan
+        return DIMS[name], np.full([sizes.get(dim, 1) for dim in DIMS[name]], blank, dtype)
+
+    return xr.Dataset({name: variable(name, dtype) for name, (dtype, _) in VARIABLES.items()}, coords, attrs)
 
 
 def run_id(config_json: str, method: str, seed: int, scene_hash: str, split_hash: str) -> str:
@@ -80,7 +84,7 @@ def run_id(config_json: str, method: str, seed: int, scene_hash: str, split_hash
 
 
 def _content_hash(run: xr.Dataset) -> str:
-    """SHA-256 over variables, coordinates and attributes, whatever the byte order and width of the numbers: the file itself has no checksum."""
+    """SHA-256 over variables, coordinates and attributes, whatever the byte order and width of the numbers."""
     digest = hashlib.sha256()
     for name in sorted(run.variables):
         values = run[name].values
@@ -95,7 +99,7 @@ def _content_hash(run: xr.Dataset) -> str:
 
 
 def check_run(run: xr.Dataset, source: str = "run") -> xr.Dataset:
-    """Return the run, or raise `PrsaError` that names the first thing missing or misshapen."""
+    """Return the run, or raise `PrsaError` that names what is missing or the first variable that is misshapen."""
     for what, wanted, have in (
         ("variable", DIMS, run.data_vars),
         ("coordinate", COORDS, run.coords),
@@ -104,7 +108,8 @@ def check_run(run: xr.Dataset, source: str = "run") -> xr.Dataset:
         missing = [name for name in wanted if name not in have]
         if missing:
             raise PrsaError(
-                f"{source}: expected the {what}s of {SCHEMA}, got none named {', '.join(missing)}. Delete the file and train again."
+                f"{source}: expected the {what}s of {SCHEMA}, got none named {', '.join(missing)}. "
+                "Delete the file and train again."
             )
     for name, dims in DIMS.items():
         if run[name].dims != dims:
@@ -115,7 +120,7 @@ def check_run(run: xr.Dataset, source: str = "run") -> xr.Dataset:
 
 
 def save_run(run: xr.Dataset, path: Path) -> Path:
-    """Check and write, all or nothing, with a hash of the content."""
+    """Check and write, all or nothing, with a hash of the content: the file itself has no checksum."""
     check_run(run, path.name)
     atomic_netcdf(run.assign_attrs(content=_content_hash(run)), path, **FORMAT)
     return path
