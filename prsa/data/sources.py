@@ -1,19 +1,28 @@
 """Open a scene by name or path: embedded, public benchmark or netCDF file."""
 
 import os
+import re
 from pathlib import Path
 
 import xarray as xr
 
 from ..errors import PrsaError
 from .benchmarks import BENCHMARKS, open_benchmark
-from .scene import check_scene
+from .scene import SUFFIXES, check_scene, file_name, read_netcdf
 from .simulate import EMBEDDED, parse_name, simulate
 
 
-def open_scene(source: str | os.PathLike) -> xr.Dataset:
-    """Open an embedded scene by name (``sim-sar``, ``sim-sar:3``, ``sim-sar:3:0.8``), a public benchmark or a netCDF file.
+def is_file(source: str | os.PathLike) -> bool:
+    """Whether a source is meant as a file: a netCDF name, or something that lies on the disk, but none of our names."""
+    text = str(source)
+    ours = text in BENCHMARKS or text.split(":")[0] in EMBEDDED
+    return not ours and (Path(text).suffix.lower() in SUFFIXES or Path(text).expanduser().is_file())
 
+
+def open_scene(source: str | os.PathLike) -> xr.Dataset:
+    """Open an embedded scene by name (``sim-sar:3``, ``sim-sar:3:0.8``), a public benchmark or a netCDF file.
+
+    The attribute ``name`` of a scene from a file is the file's: an altered copy is never taken for the original.
     Raises `PrsaError` for a missing or damaged file, an unknown name or a scene that breaks the contract.
     """
     text = str(source)
@@ -21,22 +30,19 @@ def open_scene(source: str | os.PathLike) -> xr.Dataset:
         return open_benchmark(text)
     if text.split(":")[0] in EMBEDDED:
         return check_scene(simulate(*parse_name(text)), text)
-    path = Path(text).expanduser()
-    if path.suffix != ".nc":
+    if not is_file(source):
         raise PrsaError(
-            f"unknown scene {text!r}. Expected one of {', '.join(EMBEDDED)} (optionally with :seed and :dial), "
-            f"{', '.join(BENCHMARKS)} (downloaded), or the path of a .nc file."
+            f"unknown scene {text[:200]!r}. Expected one of {', '.join(EMBEDDED)} (optionally with :seed and :dial), "
+            f"{', '.join(BENCHMARKS)} (downloaded), or the path of a netCDF file ({', '.join(SUFFIXES)}). "
+            "Rasters become a scene with prsa.scene_from_rasters."
         )
+    path = Path(text).expanduser()
     if not path.is_file():
         raise PrsaError(
-            f"no scene file at {path.resolve()}. Check the path, or write one as in the README, 'Your own scene'."
+            f"no scene file at {path.resolve()}. Likely causes: a mistyped path (check: ls), or a relative one that "
+            "counts from another folder. A scene is written as in data/README.md, 'Your own scene'."
         )
-    try:
-        with xr.open_dataset(path) as file:
-            scene = file.load()
-    except Exception as error:  # every backend raises its own kind for a damaged file
-        raise PrsaError(
-            f"{path.name}: expected a readable netCDF file, got {type(error).__name__}: {error}. Copy or write the file again."
-        ) from error
-    scene.attrs.setdefault("name", path.stem)
-    return check_scene(scene, path.name)
+    scene = read_netcdf(path, path.name)
+    stem = file_name(path.stem.replace(":", "-"))
+    ours = re.match("|".join(map(re.escape, (*EMBEDDED, *BENCHMARKS))), stem)
+    return check_scene(scene.assign_attrs(name=f"file-{stem}" if ours else stem), path.name)
