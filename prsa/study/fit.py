@@ -11,7 +11,6 @@ from ..comparators.networks import NetworkTrainer
 from ..config import make_config
 from ..data.scene import check_scene, modalities
 from ..data.splits import split_scene
-from ..errors import PrsaError
 from ..training.loop import Trainer, pick_device
 from .evaluate import evaluate, evaluate_pixels
 
@@ -24,15 +23,13 @@ def fit(
     preset: str = "full",
     device: str = "auto",
     on_epoch=None,
-    mixed: bool = False,
     **overrides,
 ) -> tuple[xr.Dataset, torch.nn.Module | Classifier]:
     """Train one network or classifier and evaluate it.
 
     ``method``: a name of `prsa.config.METHODS`, or the name of a modality to train that one alone; ``split``: from
-    `split_scene` (default: "auto"); ``on_epoch(number, record)`` is called after every epoch; ``mixed``: train the
-    encoders of a PRSANet in bfloat16, faster and not bit for bit the study's run; ``overrides``: fields of `Config`.
-    Returns the run (``prsa-run-1``, see `prsa.study.runs`) and the trained model in eval mode.
+    `split_scene` (default: "auto"); ``on_epoch(number, record)`` is called after every epoch; ``overrides``:
+    fields of `Config`. Returns the run (``prsa-run-1``, see `prsa.study.runs`) and the trained model in eval mode.
     Raises `PrsaError` for a scene that breaks the contract, unknown names, splits that leak into the chosen patch and
     diverged training.
     """
@@ -41,26 +38,23 @@ def fit(
     config = make_config("late" if alone else method, preset, **overrides)
     if split is None:
         split = split_scene(scene, radius=max(config.patches(modalities(scene)).values()) // 2)
-    if mixed and (config.network or config.classifier):
-        raise PrsaError(f"mixed precision is for the encoders of a PRSANet, got method {method!r}. Fix: mixed=False.")
     start, chosen, samples, history = time.perf_counter(), 0, 0, []
     if config.classifier:
         model = Classifier(scene, split, config, seed)
     else:
         where = scene, split, config, seed, pick_device(device), [method] if alone else None
-        trainer = NetworkTrainer(*where) if config.network else Trainer(*where, mixed)
+        trainer = NetworkTrainer(*where) if config.network else Trainer(*where)
         model, history = trainer.model, trainer.history
         start, samples = time.perf_counter(), trainer.epochs * trainer.batches * trainer.size
         chosen = trainer.run(on_epoch)
     seconds = time.perf_counter() - start
     run = (evaluate_pixels if config.network or config.classifier else evaluate)(model, scene, split, history)
-    changed = overrides | ({"mixed": True} if mixed else {})
     run.attrs |= {
         "method": method,
         "seed": seed,
         "preset": preset,
-        "overrides": json.dumps(changed, sort_keys=True),
-        "variant": ",".join(f"{k}={v}" for k, v in sorted(changed.items())),
+        "overrides": json.dumps(overrides, sort_keys=True),
+        "variant": ",".join(f"{k}={v}" for k, v in sorted(overrides.items())),
         "epoch_used": chosen,
         "seconds": seconds,
         "samples_per_s": samples / seconds,
