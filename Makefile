@@ -77,22 +77,24 @@ help:
 env: $(STAMP)
 	@echo "The environment is ready: $(ENV)"
 
-# The stamp is the last thing written, so an interrupted installation is started again, from nothing.
+# The stamp is the last thing written, so an interrupted installation is started again, from nothing. One that is complete
+# is brought up to date where it is, because another command may be running in it.
 $(STAMP): requirements.lock environment.yml pyproject.toml
 	@if [ -e $(ENV) ] && [ ! -e $(ENV)/pyvenv.cfg ] && [ ! -d $(ENV)/conda-meta ]; then \
 	    echo "error: $(ENV) exists and is no Python environment. Fix: move it away." >&2; exit 2; fi
-	@rm -rf $(ENV)
+	@[ -e $@ ] || rm -rf $(ENV)
 ifneq ($(CONDA),)
-	@echo "Installing into $(ENV) with $(notdir $(CONDA)); this takes some minutes ..."
-	@CONDA_ALWAYS_YES=true MAMBA_ALWAYS_YES=true $(CONDA) env create --quiet --prefix $(ENV) --file environment.yml
+	@[ -e $@ ] || { echo "Installing into $(ENV) with $(notdir $(CONDA)); this takes some minutes ..."; \
+	    CONDA_ALWAYS_YES=true MAMBA_ALWAYS_YES=true $(CONDA) env create --quiet --prefix $(ENV) --file environment.yml; }
 else
-	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c $(PYTHON_OK) 2>/dev/null; then \
-	    echo "error: expected mamba, conda or Python 3.11 or newer with venv, got PYTHON='$(PYTHON)' and $$(python3 -V 2>&1 || echo no python3)." \
+	@if [ ! -e $@ ] && ! $(PYTHON) -c $(PYTHON_OK) 2>/dev/null; then \
+	    echo "error: expected mamba, conda or Python 3.11 or newer with venv, got PYTHON='$(PYTHON)'" \
+	         "and $$(python3 -V 2>&1 || echo no python3)." \
 	         "Fix: install one of them, or name it: make env PYTHON=/path/to/python3.11" >&2; exit 2; fi
-	@echo "Installing into $(ENV) with $(PYTHON) -m venv and pip; this takes some minutes ..."
-	@$(PYTHON) -m venv $(ENV)
-	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@[ -e $@ ] || { echo "Installing into $(ENV) with $(PYTHON) -m venv and pip; this takes some minutes ..."; \
+	    $(PYTHON) -m venv $(ENV); }
 endif
+	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@$(PY) -m ipykernel install --sys-prefix --name $(KERNEL) --display-name "Python ($(KERNEL))" >/dev/null
 	@pwd -P > $@
