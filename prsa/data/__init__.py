@@ -1,0 +1,11 @@
+"""Scenes: what they are, where they come from, how they are split without leaks and cut into patches.
+
+scene                   the contract, its gate `check_scene`, saving, the hash
+nodata, grid            what the gate asks: which values are no-data, where pixels lie, what bands measure
+sources                 `open_scene`, by name or path
+rasters                 GeoTIFF, ENVI and polygons to a scene
+benchmarks, download    the public data sets
+simulate, landscape     the simulated scenes and their imbalance dial
+splits, leakage         train, validation and test parts; what a split leaks
+patches                 normalised windows around pixels (the one file that needs torch)
+"""
