@@ -7,7 +7,6 @@ scenes of that moment, and they outlive a killed parent until their run is done.
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -16,13 +15,12 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from tqdm import tqdm
-
 from .. import files
 from ..data.simulate import is_dial
 from ..errors import PrsaError
 from . import runs
 from .plan import Plan, RunSpec, Source, plan_of
+from .progress import bar
 
 _opened = lru_cache(maxsize=2)(Source)  # in a worker: large scenes must not pile up
 
@@ -101,24 +99,6 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Lines:
-    """A log instead of a terminal: every state of a progress bar is a line of its own."""
-
-    def write(self, text: str) -> None:
-        if text := text.strip("\r\n "):
-            print(text, file=sys.stderr, flush=True)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
-def progress(total: int, done: int = 0, unit: str = "run") -> tqdm:
-    """A bar on a terminal and in JupyterLab; a line every half minute elsewhere (the driver's notebooks, a log)."""
-    live = sys.stderr.isatty() or ("JPY_PARENT_PID" in os.environ and "PRSA_LOG" not in os.environ)
-    where = {"dynamic_ncols": True} if live else {"file": _Lines(), "mininterval": 30, "ncols": 100}
-    return tqdm(total=total, initial=done, unit=unit, **where)
-
-
 def run(
     plan: Plan,
     specs: list[RunSpec] | None = None,
@@ -144,15 +124,12 @@ def run(
     rounds = {s.seed: {t for t in todo if t.seed == s.seed and not t.overrides and not is_dial(t.scene)} for s in todo}
     calls = [(spec, where[spec], device) for spec in todo]
     try:
-        with (
-            progress(len(where), len(where) - len(todo)) as bar,
-            workers(min(jobs, len(todo)), train, calls) as futures,
-        ):
+        with bar(len(where), len(where) - len(todo)) as line, workers(min(jobs, len(todo)), train, calls) as futures:
             for future in as_completed(futures):
                 future.result()
                 spec = futures[future][0]
-                bar.set_postfix_str(f"{spec.scene} {spec.method} seed {spec.seed}", refresh=False)
-                bar.update()
+                line.set_postfix_str(f"{spec.scene} {spec.method} seed {spec.seed}", refresh=False)
+                line.update()
                 if spec in rounds[spec.seed]:
                     rounds[spec.seed].remove(spec)
                     if not rounds[spec.seed] and on_round:

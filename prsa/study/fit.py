@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 
 import torch
 import xarray as xr
@@ -13,6 +14,7 @@ from ..data.scene import check_scene, modalities
 from ..data.splits import split_scene
 from ..training.loop import Trainer, pick_device
 from .evaluate import evaluate, evaluate_pixels
+from .progress import bar
 
 
 def fit(
@@ -22,16 +24,17 @@ def fit(
     seed: int = 0,
     preset: str = "full",
     device: str = "auto",
-    on_epoch=None,
+    on_epoch: Callable[[int, dict], None] | None = None,
+    progress: bool = False,
     **overrides,
 ) -> tuple[xr.Dataset, torch.nn.Module | Classifier]:
     """Train one network or classifier and evaluate it.
 
     ``method``: a name of `prsa.config.METHODS`, or the name of a modality to train that one alone; ``split``: from
-    `split_scene` (default: "auto"); ``on_epoch(number, record)`` is called after every epoch; ``overrides``:
-    fields of `Config`. Returns the run (``prsa-run-1``, see `prsa.study.runs`) and the trained model in eval mode.
-    Raises `PrsaError` for a scene that breaks the contract, unknown names, splits that leak into the chosen patch and
-    diverged training.
+    `split_scene` (default: "auto"); ``on_epoch(number, record)`` is called after every epoch; ``progress``:
+    show a bar; ``overrides``: fields of `Config`. Returns the run (``prsa-run-1``, see `prsa.study.runs`) and the
+    trained model in eval mode. Raises `PrsaError` for a scene that breaks the contract, unknown names, splits that leak
+    into the chosen patch and diverged training.
     """
     scene = check_scene(scene)
     alone = method in modalities(scene)
@@ -42,11 +45,18 @@ def fit(
     if config.classifier:
         model = Classifier(scene, split, config, seed)
     else:
-        where = scene, split, config, seed, pick_device(device), [method] if alone else None
-        trainer = NetworkTrainer(*where) if config.network else Trainer(*where)
-        model, history = trainer.model, trainer.history
-        start, samples = time.perf_counter(), trainer.epochs * trainer.batches * trainer.size
-        chosen = trainer.run(on_epoch)
+        with bar(config.epochs, unit="epoch", show=progress) as line:
+
+            def after(number, record):
+                line.update()
+                if on_epoch:
+                    on_epoch(number, record)
+
+            build = NetworkTrainer if config.network else Trainer
+            trainer = build(scene, split, config, seed, pick_device(device), [method] if alone else None)
+            model, history, line.total = trainer.model, trainer.history, trainer.epochs
+            start, samples = time.perf_counter(), trainer.epochs * trainer.batches * trainer.size
+            chosen = trainer.run(after)
     seconds = time.perf_counter() - start
     run = (evaluate_pixels if config.network or config.classifier else evaluate)(model, scene, split, history)
     run.attrs |= {

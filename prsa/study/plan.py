@@ -11,7 +11,7 @@ from ..config import METHODS, Config, make_config, to_json
 from ..data.benchmarks import BENCHMARKS
 from ..data.scene import modalities, scene_hash
 from ..data.simulate import EMBEDDED, firsts, scene_name
-from ..data.sources import open_scene
+from ..data.sources import is_file, open_scene
 from ..data.splits import split_scene
 from ..errors import PrsaError
 from . import runs
@@ -116,38 +116,39 @@ class Plan:
 
     def missing(self, specs: Iterable[RunSpec] | None = None) -> list[RunSpec]:
         """Those of the specs (default: ``specs``), each once, that have no whole run file yet."""
-        return [s for s in dict.fromkeys(self.specs if specs is None else specs) if self._read(self.path(s)) is None]
+        specs = dict.fromkeys(self.specs if specs is None else specs)
+        return [spec for spec in specs if not self._look(self.path(spec), load=False)]
 
     def open(self, specs: Iterable[RunSpec] | None = None) -> list[xr.Dataset]:
-        """The finished runs of the specs (default: ``specs``), in order; each file is read and verified once and kept.
+        """The finished runs of the specs (default: ``specs``), in order; each file is opened once and kept.
 
         Raises `PrsaError` that counts and names what is missing.
         """
-        specs = self.specs if specs is None else list(specs)
-        if missing := self.missing(specs):
+        where = [self.path(spec) for spec in (self.specs if specs is None else specs)]
+        missing = [path.name for path in where if not self._look(path, load=True)]
+        if missing:
             raise PrsaError(
-                f"expected {len(specs)} finished runs, {len(missing)} are missing, first {self.path(missing[0]).name}. "
-                "Train them: make reproduce, or notebook 03_train."
+                f"expected {len(where)} finished runs, {len(missing)} are missing, first {missing[0]}. Train them: "
+                "make reproduce, or notebook 03_train."
             )
-        return [self._read(self.path(spec)) for spec in specs]
+        return [self._runs[path][1] for path in where]
 
-    def _read(self, path: Path) -> xr.Dataset | None:
-        """The run at a path, None if there is no whole one; read again only when the file has changed."""
+    def _look(self, path: Path, load: bool) -> bool:
+        """Whether a whole run lies at a path; keeps it if asked to ``load``. A changed file is looked at again."""
         try:
-            stat = path.stat()
-            stamp = stat.st_mtime_ns, stat.st_size
-            if path not in self._runs or self._runs[path][0] != stamp:
-                self._runs[path] = stamp, runs.load_run(path)
-        except (FileNotFoundError, PrsaError):
+            stamp = path.stat().st_mtime_ns, path.stat().st_size
+            seen, run = self._runs.get(path, (None, None))
+            if seen != stamp or (load and run is None):
+                self._runs[path] = stamp, (runs.load_run if load else runs.verify)(path)
+        except (FileNotFoundError, NotADirectoryError, PrsaError):
             self._runs.pop(path, None)
-            return None
-        return self._runs[path][1]
+            return False
+        return True
 
 
 def _absolute(source: str) -> str:
     """Notebooks have another working directory: the path of a file becomes absolute, names stay."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.suffix and path.is_file() else str(source)
+    return str(Path(source).expanduser().resolve()) if is_file(source) else str(source)
 
 
 def grid(scenes: list[str], methods: list[str] | None = None, seeds: int = 5, preset: str = "full") -> list[RunSpec]:

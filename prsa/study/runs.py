@@ -5,6 +5,7 @@ seed and schema version; a finished run is never trained again and a damaged fil
 """
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from ..errors import PrsaError
-from ..files import atomic_netcdf
+from ..files import whole
 
 SCHEMA = "prsa-run-1"
 CODE = 4  # raise when training or evaluation changes what a run contains: older files are then retrained
@@ -83,19 +84,16 @@ def run_id(config_json: str, method: str, seed: int, scene_hash: str, split_hash
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _content_hash(run: xr.Dataset) -> str:
-    """SHA-256 over variables, coordinates and attributes, whatever the byte order and width of the numbers."""
-    digest = hashlib.sha256()
-    for name in sorted(run.variables):
-        values = run[name].values
-        if values.dtype.kind in "OSUT":
-            content = "\n".join(map(str, values.ravel())).encode()
-        else:
-            content = values.astype("<f8" if values.dtype.kind == "f" else "<i8").tobytes()
-        digest.update(name.encode() + content)
-    attrs = {key: str(value) for key, value in run.attrs.items() if key != "content"}
-    digest.update(json.dumps(attrs, sort_keys=True).encode())
-    return digest.hexdigest()
+def _seal(data: bytes) -> bytes | None:
+    """The content of a run file with its SHA-256, taken with zeros in its place, in the attribute ``content``.
+
+    It covers every byte of the file, which has no checksum of its own. None where there is no such attribute.
+    """
+    head, mark, tail = bytes(data).partition(b"content" + b"\0\0\0\0\2\0\0\0@")  # name, type: text, length: 64
+    if not mark:
+        return None
+    digest = hashlib.sha256(b"".join([head, mark, b"0" * 64, tail[64:]])).hexdigest()
+    return b"".join([head, mark, digest.encode(), tail[64:]])
 
 
 def check_run(run: xr.Dataset, source: str = "run") -> xr.Dataset:
@@ -120,33 +118,42 @@ def check_run(run: xr.Dataset, source: str = "run") -> xr.Dataset:
 
 
 def save_run(run: xr.Dataset, path: Path) -> Path:
-    """Check and write, all or nothing, with a hash of the content: the file itself has no checksum."""
+    """Check and write, all or nothing, with a hash of the content."""
     check_run(run, path.name)
-    atomic_netcdf(run.assign_attrs(content=_content_hash(run)), path, **FORMAT)
+    with whole(path) as temporary:
+        temporary.write_bytes(_seal(run.assign_attrs(content="0" * 64).to_netcdf(**FORMAT)))
     return path
 
 
-def load_run(path: Path) -> xr.Dataset:
-    """Read a run file into memory. Raises `PrsaError` when it is missing, damaged or not a run."""
+def _read(path: Path) -> bytes:
     if not path.is_file():
         raise PrsaError(
             f"expected a run file at {path}, found none. Train it first (notebook 03_train or make reproduce)."
         )
-    try:
-        with xr.open_dataset(path, engine=FORMAT["engine"]) as file:
-            run = file.load().map(lambda v: v.astype(v.dtype.newbyteorder("=")), keep_attrs=True)
-    except Exception as error:  # a truncated file can fail in many ways
-        raise PrsaError(f"{path.name} is damaged ({type(error).__name__}). Run again: it is trained anew.") from error
-    check_run(run, path.name)
-    if run.attrs.get("content") != _content_hash(run):
+    data = path.read_bytes()
+    if data != _seal(data):
         raise PrsaError(f"{path.name} is damaged (its content does not match its hash). Run again: it is trained anew.")
+    return data
+
+
+def verify(path: Path) -> None:
+    """Raise `PrsaError` unless a complete, undamaged run lies at this path. Much faster than `load_run`."""
+    _read(path)
+
+
+def load_run(path: Path) -> xr.Dataset:
+    """Read a run file into memory. Raises `PrsaError` when it is missing, damaged or not a run."""
+    with xr.open_dataset(io.BytesIO(_read(path)), engine=FORMAT["engine"]) as file:
+        run = check_run(file.load(), path.name)
+    for name in run.data_vars:  # the file's numbers are big-endian
+        run[name].variable.values = run[name].values.astype(VARIABLES[name][0])
     return run
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a readable, complete run lies at this path."""
+    """`verify` as a question."""
     try:
-        load_run(path)
+        verify(path)
     except PrsaError:
         return False
     return True
