@@ -135,17 +135,6 @@ def ranks(values) -> np.ndarray:
     return stats.rankdata(-np.asarray(values, dtype=float), axis=-1)
 
 
-def friedman(values) -> float:
-    """p value of Friedman's test that k methods are alike on N scenes: values or ranks (N, k), N >= 2, k >= 3, one
-    direction for all.
-
-    Chi-squared, corrected for ties; cautious with few scenes, where the approximation keeps p too high. Scenes count,
-    not runs: seeds of one scene are not independent. Source: Demsar, "Statistical comparisons of classifiers over
-    multiple data sets", JMLR 7 (2006).
-    """
-    return float(stats.friedmanchisquare(*np.asarray(values, dtype=float).T).pvalue)
-
-
 def critical_difference(n_methods: int, n_scenes: int, alpha: float = 0.05) -> float:
     """Nemenyi: mean ranks of two of k methods on N scenes differ when they are q sqrt(k (k + 1) / (6 N)) or more apart
     (Demsar, as above).
@@ -154,10 +143,3 @@ def critical_difference(n_methods: int, n_scenes: int, alpha: float = 0.05) -> f
     """
     q = stats.studentized_range.ppf(1 - alpha, n_methods, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_scenes)))
-
-
-def alike(mean_ranks, distance: float) -> list[tuple[int, int]]:
-    """First and last position of every largest set of methods less than ``distance`` apart; mean_ranks ascending."""
-    mean_ranks = np.asarray(mean_ranks, dtype=float)
-    last = np.searchsorted(mean_ranks, mean_ranks + distance) - 1  # of those that go with each method
-    return [(i, int(j)) for i, j in enumerate(last) if j > i and (i == 0 or last[i - 1] < j)]

@@ -1,4 +1,6 @@
-"""Numbers of the literature beside ours: only for the same scene, official split and modalities, and the reason where there are none (no torch)."""
+"""Numbers of the literature beside ours: only for the same scene, official split and modalities, and the reason where
+there are none.
+"""
 
 import re
 
@@ -6,55 +8,50 @@ import numpy as np
 import pandas as pd
 
 from .. import files
+from .text import frame
 
 PUBLISHED = files.ROOT / "results" / "reference" / "published.csv"  # numbers of the literature, see `published`
 
 
 def _comparable(scene: pd.Series, literature: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Rows of the literature with this scene's data set, official split and modalities, and why there are none ("" when there are)."""
+    """Rows of the literature with this scene's data set, official split and modalities, and why there are none ("" when
+    there are).
+    """
     none, name = literature[:0], scene["scene"]
     if scene["simulated"]:
         return none, f"{name} is simulated: nobody else has published numbers for it."
     rows = literature[literature["dataset"].str.lower().eq(name.lower())]
     if rows.empty:
-        return (
-            none,
-            f"{name} is none of the data sets with published numbers ({', '.join(literature['dataset'].unique())}); a crop is another scene.",
-        )
-    rows = rows[
-        rows["protocol"].str.match("standard(?!.*test set)") & rows["train_samples"].notna()
-    ]  # no epochs chosen on test pixels
+        known = ", ".join(literature["dataset"].unique())
+        return none, f"{name} is none of the data sets with published numbers ({known}); a crop is another scene."
+    rows = rows[rows["protocol"].str.startswith("standard") & rows["train_samples"].notna()]
     if rows.empty:
         return (
             none,
             f"the published numbers of {name} are of random or unstated splits, with which ours may not be compared.",
         )
-    train, test = (
-        scene["train"] + scene["val"],
-        scene["test"],
-    )  # validation pixels are held out of the official training pixels
+    train, test = scene["train"] + scene["val"], scene["test"]  # validation pixels are held out of the official ones
     same = rows["train_samples"].eq(train) & rows["test_samples"].eq(test)
-    if scene["split"] != "fixed" or not same.any():
-        official = " or ".join(
-            dict.fromkeys(f"{a:.0f} training and {b:.0f}" for a, b in zip(rows["train_samples"], rows["test_samples"]))
-        )
+    if not scene["split"].startswith("fixed") or not same.any():
+        counts = dict.fromkeys(zip(rows["train_samples"], rows["test_samples"]))
+        official = " or ".join(f"{a:.0f} training and {b:.0f}" for a, b in counts)
         return none, (
-            f"{name} has another split here: expected the official {official} test pixels, got {train} (validation included) and {test} "
-            f"of the kind {scene['split']}."
+            f"{name} has another split here: expected the official {official} test pixels, got {train} "
+            f"(validation included) and {test} of the kind {scene['split']}."
         )
     sensors = {part.split()[0].lower() for part in scene["modalities"].split(";")}
     rows = rows[same & rows["modalities"].map(lambda text: set(text.lower().split("+")) == sensors)]
-    return rows, "" if len(
-        rows
-    ) else f"no number published for the official split of {name} is of exactly {' + '.join(sorted(sensors))}."
+    reason = f"no number published for the official split of {name} is of exactly {' + '.join(sorted(sensors))}."
+    return rows, reason if rows.empty else ""
 
 
 def published(accuracy: pd.DataFrame, datasets: pd.DataFrame, literature: pd.DataFrame) -> pd.DataFrame:
-    """Numbers of the literature for the same scene, official split and modalities, beside ours where we train that method; OA in points.
+    """Numbers of the literature for the same scene, official split and modalities beside ours, where we train that
+    method; OA in points. Training differs. Where the epoch was chosen on test pixels, the published number is too high.
 
-    Columns scene, method, ours_oa, ours_sd (empty without ours), published_method, published_oa, published_sd, source. ``accuracy`` and
-    ``datasets`` are tables of `prsa.report.tables`, ``literature`` is the file `PUBLISHED`. Only published networks and classical classifiers have a
-    counterpart: our prsanet is a reconstruction.
+    ``accuracy`` and ``datasets`` are tables of `prsa.report.tables`, ``literature`` is the file `PUBLISHED`. Only
+    published networks and classical classifiers have a counterpart: our prsanet is a reconstruction. Without ours,
+    method and ours are empty.
     """
     rows = []
     for _, scene in datasets.iterrows():
@@ -63,18 +60,17 @@ def published(accuracy: pd.DataFrame, datasets: pd.DataFrame, literature: pd.Dat
         found = [
             (
                 scene["scene"],
-                *ours.get(_letters(other.method), ("", np.nan, np.nan)),
-                other.method,
-                other.oa,
-                other.oa_sd,
-                other.source,
+                *ours.get(_letters(o.method), ("", np.nan, np.nan)),
+                o.method,
+                o.oa,
+                o.oa_sd,
+                o.epoch_chosen_on,
+                o.source,
             )
-            for other in _comparable(scene, literature)[0].itertuples()
+            for o in _comparable(scene, literature)[0].itertuples()
         ]
         rows += sorted(found, key=lambda row: row[1] == "")  # those with ours first
-    return pd.DataFrame(
-        rows, columns="scene method ours_oa ours_sd published_method published_oa published_sd source".split()
-    )
+    return frame("published", rows)
 
 
 def _letters(method: str) -> str:
