@@ -4,13 +4,18 @@ import errno
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import xarray as xr
 
 from .errors import PrsaError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -59,6 +64,21 @@ def data() -> Path:
 
 
 @contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """What the disk refuses becomes a `PrsaError` with the path, the cause and the fix."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CAUSES:
+            raise
+        raise PrsaError(
+            f"cannot write {path}: {error.strerror}. Likely cause: {CAUSES[error.errno]}; or choose another folder "
+            "(PRSA_RESULTS for results, PRSA_DATA for scenes). Nothing half-written is left; finished runs are kept, "
+            "and the same call goes on from there."
+        ) from error
+
+
+@contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, renamed to it when the block succeeds and removed when it fails.
 
@@ -66,26 +86,40 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     the disk is full in the middle of a file: let such libraries write to memory, and write the bytes here.
     Raises `PrsaError` with the path, the cause and the fix when the disk does not take it.
     """
-    path, temporary = Path(path), None
-    try:
+    path = Path(path)
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary and error.errno not in CAUSES:
-            raise  # something else failed in the block
-        raise PrsaError(
-            f"cannot write {path}: {error.strerror or error}. Likely cause: {CAUSES.get(error.errno, 'none known')}; "
-            "or choose another folder (PRSA_RESULTS for results, PRSA_DATA for scenes). Nothing half-written is left; "
-            "finished runs are kept, and the same call goes on from there."
-        ) from error
-    finally:
-        if temporary:
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a folder against other processes that ask for it here; waits, and says so, while another one holds it.
+
+    The system ends the hold with the block or the process.
+    """
+    path = folder / ".lock"
+    with explained(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another call is at work in {folder}: waiting for its end (Ctrl-C gives up)")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                pass  # this disk knows no locks; whatever is written is whole without them, too
+        yield
 
 
 def atomic_netcdf(data: xr.Dataset, path: Path, **how) -> None:

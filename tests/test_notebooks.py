@@ -1,6 +1,7 @@
 """House rules of the notebooks, read from the committed files; `make test` executes them with nbval in a call of its own."""
 
 import ast
+import json
 import re
 
 import nbformat
@@ -51,9 +52,9 @@ def test_names_the_kernel_of_the_project(path):
 def test_declares_plain_parameters_the_driver_knows(path):
     tagged = [cell.source for cell in code(path) if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1, "expected one code cell tagged parameters"
-    assert reproduce.declared(path) <= PARAMETERS
-    for line in ast.parse(tagged[0]).body:
-        reproduce.plain({"value": ast.literal_eval(line.value)})
+    values = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(tagged[0]).body}
+    assert reproduce.declared(path) == set(values), "papermill reads one plain literal per line: no second =, no |"
+    assert set(values) <= PARAMETERS and json.loads(json.dumps(values)) == values
 
 
 @each

@@ -83,7 +83,7 @@ def workers(jobs: int, function: Callable, calls: Iterable[tuple], **options) ->
             ours.close()
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
