@@ -218,7 +218,7 @@ def method_row(method: str) -> dict:
 
     Classical classifiers: training pixels per second of the whole fit, the search on a grid included.
     """
-    scene = noise_scene(SMALL)
+    scene = noise_scene(SMALL, BANDS, CLASSES)
     split = split_scene(scene)
     torch.set_num_threads(os.cpu_count() or 1)
     before = peak_memory()

@@ -125,13 +125,13 @@ def figure(table: pd.DataFrame, fitted: pd.DataFrame):
     colours, names = {"training": "#D55E00", "mapping": "#0072B2"}, list(dict.fromkeys(table["against"]))
     fig, axs = panels(len(names), 2, 0.6 + 1.35 * len(names), sharey="col")
     power = fitted.set_index(["task", "against", "quantity"])["exponent"]
-    for row, against in zip(axs, names):
-        for ax, (quantity, unit) in zip(row, (("seconds", "time (s)"), ("memory_mb", "added memory (MB)"))):
+    for i, against in enumerate(names):
+        for ax, (quantity, unit) in zip(axs[i], (("seconds", "time (s)"), ("memory_mb", "added memory (MB)"))):
             for task, colour in colours.items():
                 part = table[table["task"].eq(task) & table["against"].eq(against) & table[quantity].gt(0)]
                 label = f"{task}, exponent {power[task, against, quantity]:.2f}"
                 ax.loglog(part["size"], part[quantity], "o-", color=colour, markersize=4, label=label)
-            ax.set(xlabel=f"{against}{' of hsi' * (against == 'bands')}", title=unit if row is axs[0] else "")
+            ax.set(xlabel=f"{against}{' of hsi' * (against == 'bands')}", title=unit * (i == 0))
             ax.legend(fontsize=7)
     return fig
 

@@ -1,0 +1,265 @@
+"""What only maintainers run measures what it says; the texts are made from the reference files. No time is tested."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from record import bench, reference, scaling, tuning
+from tiny import make_scene, make_trainer, weights
+from torch.utils.data import DataLoader
+
+from prsa.config import METHODS, make_config
+from prsa.data.patches import PatchSource, band_statistics
+from prsa.errors import PrsaError
+from prsa.files import ROOT
+from prsa.mapping import predict_map
+from prsa.study import plan
+
+CPU = torch.device("cpu")
+RATES = {"per_s", "usual_per_s", "ratio", "share_of_matmul", "usual_share_of_matmul"}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Scenes, maps and repeats small enough for a test; what sets the number of threads does it for this test only."""
+    for module, name, value in (
+        (bench, "REPEATS", 1),
+        (bench, "AREA", 20),
+        (bench, "CROP", 8),
+        (bench, "TARGETS", {3: 50, 5: 100}),
+        (bench, "SMALL", (64, 64)),
+        (bench, "BANDS", {"hsi": 5, "lidar": 1}),
+        (bench, "CLASSES", 4),
+        (scaling, "SIDE", 90),
+        (scaling, "EACH", 2),
+        (scaling, "BANDS", {"hsi": 5, "lidar": 1}),
+        (scaling, "CLASSES", 4),
+        (scaling, "REPEATS", 1),
+    ):
+        monkeypatch.setattr(module, name, value)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def gappy():
+    """A tiny scene with missing data."""
+    scene = make_scene()
+    scene["hsi"][2, 3:6, 4:9] = np.nan
+    return scene
+
+
+def items(sides, rng=None):
+    """The usual data set and the package's patches of the same pixels."""
+    scene = gappy()
+    statistics = {m: band_statistics(scene, m, np.ones((40, 48), bool)) for m in sides}
+    centres = np.flatnonzero(scene["label"].values.ravel())[::7]  # windows of the first row are reflected
+    usual = bench.UsualDataset(scene, sides, statistics, centres, rng)
+    return usual, PatchSource(scene, sides, statistics, centres)
+
+
+@pytest.mark.parametrize("method", ["concat", "prsanet", "late"])
+@pytest.mark.parametrize("patch", [5, "hsi=7,sar=3"])
+def test_the_map_patch_by_patch_is_the_map(method, patch):
+    scene = gappy()
+    trainer = make_trainer(scene, method, patch=patch)
+    trainer.epoch(1)
+    usual = bench.patch_map(trainer.model.train(), scene, batch=100)
+    mapped = predict_map(trainer.model, scene, probabilities=True)["probability"]
+    assert usual.shape == mapped.shape == (4, 40, 48) and usual.std() > 0.02
+    np.testing.assert_allclose(usual, mapped, atol=1e-4)
+
+
+def test_usual_items_are_windows_turned_by_all_eight_symmetries():
+    sides = {"hsi": 5, "sar": 3}
+    plain, source = items(sides)
+    expected = source.gather(torch.arange(len(plain)))
+    for i in range(len(plain)):
+        for m, window in plain[i][0].items():
+            torch.testing.assert_close(window, expected[m][i], atol=1e-5, rtol=0)
+    turned, _ = items(sides, np.random.default_rng(0))
+    views, seen = source.gather(torch.full((8,), 40), torch.arange(8)), set()
+    for _ in range(100):
+        window, _ = turned[40]
+        (view,) = [k for k in range(8) if all(torch.allclose(window[m], views[m][k], atol=1e-5) for m in window)]
+        seen.add(view)
+    assert seen == set(range(8))
+
+
+def test_a_usual_epoch_takes_the_steps_of_cross_entropy():
+    dataset, _ = items({"hsi": 5, "sar": 5})
+    model, twin = (make_trainer(make_scene(), "concat").model for _ in range(2))
+    loader = DataLoader(dataset, batch_size=100, drop_last=True)
+    bench.usual_epoch(model, loader, torch.optim.SGD(model.parameters(), lr=0.1), CPU)
+    for x, y in loader:
+        p = twin.train()(x)["logits"].softmax(1)[torch.arange(100), y]
+        gradients = torch.autograd.grad(-p.log().mean(), list(twin.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(twin.parameters(), gradients):
+                parameter -= 0.1 * gradient
+    for name, value in weights(model).items():
+        torch.testing.assert_close(value, weights(twin)[name], atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("measure, methods", [(bench.training, 1), (bench.mapping, 2)])
+def test_rows_compare_the_same_work(measure, methods):
+    scene = bench.noise_scene((90, 70), {"hsi": 5, "sar": 2}, classes=4)
+    scene["split"][20:] = 0
+    rows = measure(scene, CPU, ceiling=1e9)
+    assert [(row["task"], row["patch"]) for row in rows] == [(measure.__name__, patch) for patch in (3, 5)] * methods
+    for row in rows:
+        assert min(row[name] for name in RATES) > 0
+        assert row["share_of_matmul"] / row["usual_share_of_matmul"] == pytest.approx(row["ratio"])
+    if measure is bench.mapping:  # patch 5, 5 + 2 bands, width and features 64, two 3 x 3 layers, 4 classes: by hand
+        patch = 64 * 7 * 25 + 2 * 64 * 64 * (9 * 9 + 9 + 1) + 128 * 4
+        pixel = 64 * 7 + 2 * 64 * 64 * 19 + 128 * 4
+        assert rows[1]["operations_ratio"] == pytest.approx(patch / pixel)
+
+
+def test_matmul_rates_are_the_best_of_their_repeats_of_the_same_product(monkeypatch):
+    seconds, products = iter([9.0, 8.0, 0.5, 0.25, 1.0, 4.0, 3.0, 2.0]), []  # the first two calls warm up
+    monkeypatch.setattr(bench, "_seconds", lambda call, device: products.append(call()) or next(seconds))
+    rates = bench.matmul_rates(CPU, size=64, repeats=3)
+    assert rates == {"product": 64**3 / 0.25, "convolution": 64**3 / 2}
+    assert products[0].numel() == products[1].numel() == 64 * 64 and products[1].shape[1] == 64
+
+
+@pytest.mark.parametrize("method", ["endnet", "rf"])
+def test_a_row_of_the_complexity_table(method):
+    row = bench.method_row(method)
+    assert list(row) == ["method", "params", "macs_patch", "macs_pixel", "train_per_s", "map_per_s", "memory_gb"]
+    assert min(row[name] for name in list(row)[1:6]) > 0 and row["memory_gb"] >= 0
+
+
+def test_peak_memory_is_that_of_the_process_and_can_be_forgotten():
+    code = "import numpy as np; from record.bench import peak_memory; a = peak_memory(); x = np.ones(10**8)"
+    code += (
+        "; b = peak_memory(); del x; from record.scaling import forget_peak; forget_peak(); print(a, b, peak_memory())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    before, held, after = map(float, done.stdout.split())
+    assert 0.7 < held - before < 0.9 and (after - before < 0.2 or not os.path.exists("/proc/self/clear_refs"))
+
+
+def powers():
+    """A table of known powers: training 1 and 0.5, mapping 2; a map adds no memory."""
+    rows = [
+        (task, against, n, 1e-3 * n**power, 3 * n**0.5 * (task == "training"))
+        for against in ("pixels", "bands")
+        for task, power in (("training", 1), ("mapping", 2))
+        for n in (16, 32, 64)
+    ]
+    return pd.DataFrame(rows, columns=["task", "against", "size", "seconds", "memory_mb"])
+
+
+def test_exponents_are_those_of_the_powers_and_their_interval_holds_the_truth():
+    fitted = scaling.exponents(powers()).set_index(["task", "against", "quantity"])["exponent"].sort_index()
+    assert fitted["training", "bands", "seconds"] == pytest.approx(1)
+    assert fitted["training", "pixels", "memory_mb"] == pytest.approx(0.5)
+    assert fitted["mapping", "pixels", "seconds"] == pytest.approx(2) and fitted["mapping", "bands"].isna()["memory_mb"]
+    rng, n, held = np.random.default_rng(0), 2.0 ** np.arange(5), 0
+    for _ in range(300):
+        table = pd.DataFrame({"task": "map", "against": "bands", "size": n, "memory_mb": 0.0})
+        row = scaling.exponents(table.assign(seconds=n**0.7 * np.exp(0.1 * rng.normal(size=5)))).iloc[0]
+        held += row["exponent_lo"] < 0.7 < row["exponent_hi"]
+    assert 0.91 < held / 300 < 0.98
+
+
+@pytest.mark.parametrize(
+    "task, against, size, wanted",
+    [
+        ("training", "pixels", 50, {"batch": 50, "hsi": 5}),
+        ("training", "modalities", 3, {"batch": 128, "m2": 2}),
+        ("mapping", "pixels", 4900, {"y": 70, "hsi": 5}),
+        ("mapping", "bands", 7, {"y": 90, "hsi": 7}),
+    ],
+)
+def test_a_size_is_measured_of_the_stated_task(monkeypatch, task, against, size, wanted):
+    seen, real = [], scaling._seconds
+    monkeypatch.setattr(scaling, "_seconds", lambda *given: seen.append(given) or real(*given))
+    row = scaling.size_row(task, against, size)
+    did, scene, config = seen[1]  # after the small task that loads the libraries
+    has = {name.removesuffix("_band"): n for name, n in scene.sizes.items()} | {"batch": config.batch}
+    assert (row["task"], row["against"], row["size"]) == (task, against, size) == (did, against, size)
+    assert wanted.items() <= has.items() and row["seconds"] > 0 and row["memory_mb"] >= 0
+
+
+def test_the_scaling_figure_shows_every_size():
+    table = powers()
+    figure = scaling.figure(table, scaling.exponents(table))
+    assert len(figure.axes) == 4 and figure.axes[0].get_title() == "time (s)"
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), [(n, 1e-3 * n) for n in (16, 32, 64)])
+    assert figure.axes[0].get_legend().get_texts()[1].get_text() == "mapping, exponent 2.00"
+
+
+def test_every_setting_gets_as_many_trials_on_development_scenes():
+    classical = {m for m, settings in METHODS.items() if "classifier" in settings}
+    assert set(tuning.TRIALS) == {*plan.STUDY, *plan.COMPARATORS} - {"concat", "late"} - classical
+    assert {len(set(values)) for _, values in tuning.TRIALS.values()} == {3}
+    assert all(100 <= int(scene.split(":")[1]) < 120 for scene in tuning.SCENES)
+
+
+def test_the_highest_validation_accuracy_is_chosen_and_the_test_is_not_looked_at(monkeypatch):
+    monkeypatch.setattr(tuning, "SCENES", ("a", "b"))
+    monkeypatch.setattr(tuning, "TRIALS", {"prsanet": ("lambda_p", (0.3, 1.0, 3.0))})
+    runs = []
+    for right in ((50, 99), (70, 10), (60, 60), (60, 99), (44, 10), (54, 60)):  # validation means 55, 57, 57
+        counts = np.array([[[[n, 100 - n], [0, 0]] for n in (0, *right)]])
+        coords = {"head": ["fused"], "part": ["train", "val", "test"]}
+        runs.append(xr.Dataset({"confusion": (("head", "part", "class", "predicted"), counts)}, coords))
+    table = tuning.table(runs, tuning.specs())
+    assert list(table["val_oa"]) == [55, 57, 57] and list(table["n_scenes"]) == [2, 2, 2]
+    assert list(table["chosen"]) == [0, 1, 0] and list(table["in_use"]) == [1, 0, 0]
+
+
+def test_what_is_in_use_is_what_was_chosen():
+    kept = pd.read_csv(reference.REFERENCE / "tuning.csv")
+    for method, (setting, values) in tuning.TRIALS.items():
+        rows = kept[kept["method"].eq(method)]
+        assert list(rows["setting"]) == [setting] * 3 and list(rows["value"]) == list(values), method
+        best = rows.loc[rows["val_oa"].idxmax()]
+        assert rows["chosen"].sum() == 1 and best["chosen"] == 1 and rows["chosen"].equals(rows["in_use"]), method
+        assert getattr(make_config(method), setting) == pytest.approx(best["value"]), method
+
+
+def test_the_finished_search_can_be_repeated_and_ended_with_what_is_in_use():
+    search = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("SEARCH")).split()[
+        -1
+    ]
+    if (ROOT / ".git").exists() and not (ROOT / ".git" / "shallow").exists():
+        subprocess.run(["git", "cat-file", "-e", f"{search}:prsa/research.py"], cwd=ROOT, check=True)
+    kept = pd.read_csv(reference.REFERENCE / "research.csv")
+    scenes = kept.groupby("round")["scene"].agg(set)
+    assert sum(map(len, scenes)) == len(set.union(*scenes)), "a round is asked on scenes that no other has seen"
+    assert all(100 <= int(scene.split(":")[1]) < 120 for scene in set.union(*scenes))
+    used = make_config("prsanet")
+    assert (used.vote, used.lambda_p, used.lambda_sa) == (1.0, 0.3, 0.3)  # "vote 1" to the start of the search
+    assert "vote 1" in set(kept.loc[kept["round"].eq(3), "name"])
+
+
+@pytest.mark.parametrize("path", reference.TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_texts_are_made_from_the_reference_files(path):
+    text = path.read_text(encoding="utf-8")
+    assert reference.with_blocks(path, text) == text, "run make reference"
+    with pytest.raises(PrsaError, match="once each"):
+        reference.with_blocks(path, text + f"<!-- {reference.TEXTS[path][0].__name__}:begin -->\n")
+
+
+def test_blocks_say_what_the_tables_hold():
+    folder = reference.REFERENCE
+    table = pd.read_csv(folder / "tables" / "evaluation.csv").set_index(["group", "method"])
+    d, low, high = table.loc[("sim-tri", "sagf"), ["d_oa", "d_oa_lo", "d_oa_hi"]]
+    assert f"| {d:+.1f} [{low:.1f}, {high:.1f}] |" in reference.results(folder)
+    ledger = pd.read_csv(folder / "tables" / "claims.csv").set_index(["measure", "scene"])
+    d, low, high = ledger.loc[("OA: prsanet - late (points)", "idtrees"), ["effect", "lo", "hi"]]
+    for block in (reference.headline, reference.findings):
+        assert f"| {d:+.1f} [{low:.1f}, {high:.1f}] |" in block(folder)
+    best = pd.read_csv(folder / "comparison" / "tables" / "ranking.csv").iloc[0]
+    assert f"| `{best['method']}` | {best['family']} | {best['rank_mean']:.1f} [" in reference.comparison(folder)
+    assert reference.effect(-0.04, -1, 1) == "+0.0 [-1.0, 1.0]" and reference.effect(2, np.nan, np.nan) == "+2.0"
