@@ -42,6 +42,7 @@ def small(monkeypatch):
         (scaling, "REPEATS", 1),
     ):
         monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -23,8 +23,8 @@ from prsa.data.scene import class_names, modalities
 from prsa.data.splits import split_scene
 from prsa.mapping import predict_map
 from prsa.network.prsanet import PRSANet
-from prsa.study.execute import run_grid
-from prsa.study.plan import RunSpec
+from prsa.study.execute import run
+from prsa.study.plan import Plan
 from prsa.training.loop import Trainer
 
 # Of all sizes: the method, pixels on a side of the scene, and how often a time is taken (the least counts).
@@ -110,9 +110,10 @@ def workers(cores: int) -> pd.DataFrame:
     """
     rows = []
     for jobs in sorted({*(2**i for i in range(cores.bit_length())), cores}):
-        specs = [RunSpec("sim-sar", "concat", seed, "quick") for seed in range(jobs * (1 + ROUNDS))]
         with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, PRSA_RESULTS=folder):
-            done = sorted(path.stat().st_mtime for path in run_grid(specs, jobs, "cpu"))
+            study = Plan(["sim-sar"], jobs * (1 + ROUNDS), ["concat"], "quick")
+            specs = [spec for spec in study.specs if spec.method == "concat"]
+            done = sorted(path.stat().st_mtime for path in run(study, specs, jobs, "cpu"))
         rate = 3600 * (len(done) - jobs) / (done[-1] - done[jobs - 1])
         rows.append((jobs, len(done), round(rate), round(rate / (jobs * (rows[0][2] if rows else rate)), 3), TARGET))
     return pd.DataFrame(rows, columns=["workers", "runs", "runs_per_hour", "ratio", "target"])

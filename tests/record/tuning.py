@@ -14,7 +14,6 @@ import pandas as pd
 from prsa import files, metrics
 from prsa.config import make_config
 from prsa.errors import PrsaError
-from prsa.reproduce import cores
 from prsa.study import execute, plan
 
 SCENES = ("sim-sar:100", "sim-sar:101", "sim-lidar:100", "sim-lidar:101")
@@ -64,8 +63,9 @@ def main() -> int:
     """Train what is missing and write the table; returns the exit code."""
     trials = specs()
     try:
-        execute.run_grid(trials, cores())
-        found = table(plan.open_runs(trials), trials)
+        study = plan.Plan(list(SCENES), 1, list(TRIALS))
+        execute.run(study, trials)
+        found = table(study.open(trials), trials)
     except PrsaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
