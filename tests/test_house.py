@@ -15,9 +15,19 @@ from prsa.files import ROOT
 ORDER = ("errors", "files", "config", "metrics", "data", "network", "training", "comparators", "mapping", "study")
 ORDER = (*ORDER, "report", "figures", "course", "reproduce", "cli")
 PACKAGE, LIMIT = ROOT / "prsa", 5500  # lines, but for what came with new capabilities
-NEW = ("data.rasters", "mapping.windows", "mapping.files", "study.cluster", "course", "cli")
+NEW = (
+    "data.rasters",
+    "data.labels",
+    "data.windowed",
+    "mapping.windows",
+    "mapping.files",
+    "study.cluster",
+    "course",
+    "cli",
+)
 LAZY = {  # room -> what it imports inside a function, and why
-    "data": "h5py scipy pooch requests: only for benchmarks that are not in the cache; .simulate: names for a message",
+    "data": "h5py scipy pooch requests: only for benchmarks that are not in the cache and MATLAB files; "
+    ".simulate: names for a message; rasterio: heavy, for a CRS given as text",
     "metrics": "sklearn: a second to load, used by the probe alone",
     "figures": "sklearn: a second to load, used by one figure",
     "study": "torch .fit: tables and figures import the plan without torch",

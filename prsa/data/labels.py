@@ -16,8 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyogrio
 import shapely
 from affine import Affine
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.features import rasterize
 
 from ..errors import PrsaError
 from .scene import MOST
@@ -209,9 +214,6 @@ def _open_vector(path) -> tuple[list[str], list, np.ndarray, str | None] | None:
 
     ``file.gpkg|layername=name``, as QGIS writes it, names one of several layers.
     """
-    import pyogrio
-    from pyogrio.errors import DataLayerError, DataSourceError
-
     text, _, layer = str(Path(path).expanduser()).partition("|layername=")
     try:
         layers = {str(name): kind for name, kind in pyogrio.list_layers(text) if kind}
@@ -340,9 +342,6 @@ def _parts(path: str, shapes: np.ndarray, report: dict) -> tuple[list[int], np.n
 
 def _to_pixels(path: str, parts: np.ndarray, crs: str | None, grid: Grid, report: dict) -> np.ndarray:
     """The parts in columns and rows of the grid. Raises `PrsaError` when only one side says where it lies."""
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-
     try:
         known = CRS.from_user_input(crs) if crs else None
     except CRSError as error:
@@ -364,8 +363,6 @@ def _burn(parts: np.ndarray, units: list[tuple], grid: Grid, report: dict, names
 
     Pixels that parts of different classes or splits claim belong to none. Units are numbered as their first part is.
     """
-    from rasterio.features import rasterize
-
     owner = np.zeros((grid.height, grid.width), np.int32)
     root = np.arange(len(parts) + 1)
     disputed, pairs, outside, tiny = np.zeros(owner.shape, bool), Counter(), 0, 0

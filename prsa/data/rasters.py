@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from rasterio.crs import CRS
 
 from . import grid as place
 from .labels import Classes, read_labels
@@ -43,7 +44,8 @@ def scene_from_rasters(
     numbers; ``classes``: their names, see `prsa.data.labels.read_labels`. ``attrs``: title, name, license, citation.
 
     What was done to the files is in the attribute ``rasters`` and what the scene holds in ``summary``, both JSON;
-    `show` prints them. Warns of classes with few pixels or one polygon, and of values that no sensor measures. Raises `PrsaError` for files that cannot be read or placed, and for a scene that breaks the contract. Source: ours.
+    `show` gives them as text. Warns of classes with few pixels or one polygon, and of values that no sensor measures.
+    Raises `PrsaError` for files that cannot be read or placed, and for a scene that breaks the contract. Source: ours.
     """
     with open_windowed(rasters, grid) as opened:
         everything = slice(0, opened.shape[0]), slice(0, opened.shape[1])
@@ -145,7 +147,7 @@ def summary(scene: xr.Dataset) -> dict:
 
 
 def show(scene: xr.Dataset) -> str:
-    """`summary` and what was done to the files, as text to print."""
+    """`summary` without its warnings, and what was done to the files, as text to print."""
     facts = summary(scene)
     lines = [f"{scene.attrs['title']}: {facts['rows']} x {facts['columns']} pixels{_where(scene)}", ""]
     sensors = [
@@ -172,7 +174,7 @@ def show(scene: xr.Dataset) -> str:
         lines += ["", f"on the grid of {done['grid']}:"]
         lines += [f"  {name}: {_words(part)}" for name, part in done["modalities"].items()]
         lines += [f"labels: {_words(done['labels'])}"] * ("labels" in done)
-    return "\n".join(lines + [f"warning: {text}" for text in facts["warnings"]])
+    return "\n".join(lines)
 
 
 def _where(scene: xr.Dataset) -> str:
@@ -184,8 +186,6 @@ def _where(scene: xr.Dataset) -> str:
 
 
 def _crs(attrs: Mapping) -> str:
-    from rasterio.crs import CRS
-
     try:
         found = CRS.from_user_input(attrs.get("crs_wkt") or attrs.get("spatial_ref", ""))
     except ValueError:  # rasterio's CRSError is one: a text of somebody else's
