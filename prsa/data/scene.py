@@ -19,13 +19,12 @@ import numpy as np
 import xarray as xr
 
 from .. import files
-from ..config import METHODS
 from ..errors import PrsaError
 from . import grid, nodata
 
 SCHEMA = "prsa-scene-1"
 RASTERS = ("label", "split", "validation", "polygon")
-TAKEN = {*METHODS, *RASTERS, "fused", "y", "x", "spatial_ref", "wavelength"}  # names that mean something else
+TAKEN = {*RASTERS, "y", "x", "spatial_ref", "wavelength"}  # names that mean something else
 MOST = 255  # classes: maps are bytes
 SUFFIXES = (".nc", ".nc4", ".cdf", ".netcdf")
 README = "write the scene as in data/README.md, 'Your own scene'"
@@ -39,6 +38,15 @@ def modalities(scene: xr.Dataset) -> list[str]:
 def class_names(scene: xr.Dataset) -> list[str]:
     """The K category names; category k of ``label`` is ``class_names[k - 1]``. Empty for an area without labels."""
     return list(json.loads(scene.attrs["class_names"]))
+
+
+def check_names(scene: xr.Dataset) -> None:
+    """Raise `PrsaError` for a modality that results could not tell from the fused head. Methods' names go before it."""
+    if "fused" in modalities(scene):
+        fix = "Fix: scene = scene.rename(fused='other', fused_band='other_band')"
+        raise PrsaError(
+            f"expected another name of modality 'fused', which is the network's own head in results. {fix}."
+        )
 
 
 def refuse(source: str, expected: str, got: object, advice: str) -> None:
@@ -109,9 +117,10 @@ def _raster(var: xr.DataArray, top: int | None, fail: Callable) -> np.ndarray:
 
 def _modality(name: str, var: xr.DataArray, source: str, fail: Callable) -> np.ndarray:
     """Float32 (band, y, x) with NaN for no-data."""
-    if name in TAKEN or not re.fullmatch(r"\w[\w-]{0,39}", name):
+    simple = name.isprintable() and not re.search("[/,=]", name) and name == name.strip() and 0 < len(name) <= 60
+    if name in TAKEN or not simple:
         rule = (
-            "a method, raster or coordinate has that name" if name in TAKEN else "letters, digits, _ and -, 40 at most"
+            "a raster or coordinate has that name" if name in TAKEN else "not printable, longer than 60, or with / , ="
         )
         fix = f"Fix: scene = scene.rename({{{name!r}: 'other', {name + '_band'!r}: 'other_band'}})."
         fail(f"another name of modality {name[:40]!r}", rule, fix)

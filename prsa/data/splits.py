@@ -73,8 +73,8 @@ def check_split(scene: xr.Dataset, split: xr.DataArray, radius: int = 3) -> xr.D
     if part.shape != shape or part.dtype.kind not in "iu" or not np.isin(part, range(4)).all():
         values = np.unique(part)[:6].tolist() if part.dtype.kind in "iuf" else "no numbers"
         raise PrsaError(
-            f"expected a split (y, x) on the scene's grid {shape} with codes {coding}; got {part.dtype} {part.shape} with "
-            f"{values}. Fix: make it with prsa.split_scene; a scene's own raster split has other codes (2 = test)."
+            f"expected a split (y, x) on the scene's grid {shape} with codes {coding}; got {part.dtype} {part.shape} "
+            f"with {values}. Fix: make it with prsa.split_scene; a scene's own raster split has other codes (2 = test)."
         )
     label = _usable(scene)
     part = np.where(label > 0, part, 0).astype(np.int8)
@@ -107,8 +107,8 @@ def _usable(scene: xr.Dataset) -> np.ndarray:
     label = scene["label"].values.astype(np.int64)
     if not label.any():
         raise PrsaError(
-            "expected labelled pixels, got none: label is missing or 0 everywhere. Such a scene can be mapped, not split "
-            "or trained on. Fix: add the raster label (0 = unlabelled, 1 to K) and class_names."
+            "expected labelled pixels, got none: label is missing or 0 everywhere. Such a scene can be mapped, not "
+            "split or trained on. Fix: add the raster label (0 = unlabelled, 1 to K) and class_names."
         )
     empty = empty_pixels(scene) & (label > 0)
     if empty.any():
@@ -132,17 +132,17 @@ def _require_every_class(names: list[str], label: np.ndarray, part: np.ndarray, 
     missing = [str(n) for n, here in zip(names, present) if not here]
     if missing:
         raise PrsaError(
-            f"expected labelled pixels of every class, got none for {_listed(missing)}. Likely causes: labels count from "
-            f"0, but 0 means unlabelled (check: label 0 covers {names[0][:40]!r}; fix: label + 1); class_names has a name "
-            "for 0, such as background (check: its first name; fix: remove that one); the class is not in this scene "
-            "(check: np.unique(scene.label, return_counts=True); fix: remove its name, renumber the labels above it)."
+            f"expected labelled pixels of every class, got none for {_listed(missing)}. Likely causes: labels count "
+            f"from 0, but 0 means unlabelled (check: label 0 covers {names[0][:40]!r}; fix: label + 1); class_names has "
+            "a name for 0, such as background (check: its first name; fix: remove that one); the class is not in this "
+            "scene (check: np.unique(scene.label, return_counts=True); fix: remove its name, renumber those above it)."
         )
     for row, what in ((TRAIN, "training"), (TEST, "test")):
         if not counts[row - 1].any():
             raise PrsaError(
-                f"the {kind} split has no {what} pixel at all. Expected some of every class. Likely causes: other codes "
-                "in the raster split (check: np.unique; 1 is train, 2 is test; fix: renumber it, or kind='blocks'); all "
-                "labels lie close together (check: their map; fix: label elsewhere)."
+                f"the {kind} split has no {what} pixel at all. Expected some of every class. Likely causes: other "
+                "codes in the raster split (check: np.unique; 1 is train, 2 is test; fix: renumber it, or "
+                "kind='blocks'); all labels lie close together (check: their map; fix: label elsewhere)."
             )
     if missing := [n for n, count in zip(names, counts[TRAIN - 1]) if not count]:
         raise PrsaError(
