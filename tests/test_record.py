@@ -263,4 +263,3 @@ def test_blocks_say_what_the_tables_hold():
         assert f"| {d:+.1f} [{low:.1f}, {high:.1f}] |" in block(folder)
     best = pd.read_csv(folder / "comparison" / "tables" / "ranking.csv").iloc[0]
     assert f"| `{best['method']}` | {best['family']} | {best['rank_mean']:.1f} [" in reference.comparison(folder)
-    assert reference.effect(-0.04, -1, 1) == "+0.0 [-1.0, 1.0]" and reference.effect(2, np.nan, np.nan) == "+2.0"

@@ -13,6 +13,7 @@ import pandas as pd
 
 from prsa import files
 from prsa.errors import PrsaError
+from prsa.report.intervals import text as effect
 
 REFERENCE = files.ROOT / "results" / "reference"
 STUDY = ("tables/*.csv", "figures/group_differences.png", "figures/claims.png", "figures/robustness_*.png")
@@ -29,12 +30,6 @@ def markdown(rows: list[dict]) -> str:
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns), *([row.get(c, "–") for c in columns] for row in rows)]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
-
-
-def effect(value: float, low: float, high: float) -> str:
-    """A difference with its interval."""
-    value, low, high = (round(v, 1) + 0.0 for v in (value, low, high))  # no "-0.0"
-    return f"{value:+.1f} [{low:.1f}, {high:.1f}]" if low == low else f"{value:+.1f}"
 
 
 def _table(reference: Path, *names: str) -> list[pd.DataFrame]:

@@ -139,14 +139,14 @@ def figure(table: pd.DataFrame, fitted: pd.DataFrame):
 
 def main() -> None:
     """Measure all of it and write the files; see the module."""
-    from prsa.figures.style import save
+    from prsa.figures.style import save, styled
 
     cases = [(task, against, n) for against, tasks in SIZES.items() for task, sizes in tasks.items() for n in sizes]
     table = in_fresh_processes(size_row, cases)
     fitted = exponents(table)
     for name, found in (("scaling", table), ("scaling_exponents", fitted), ("workers", workers(os.cpu_count() or 1))):
         write(found, name)
-    save(figure(table, fitted), files.results("full") / "bench" / "scaling")
+    save(styled(figure)(table, fitted), files.results("full") / "bench" / "scaling")
 
 
 if __name__ == "__main__":
