@@ -1,56 +1,45 @@
-"""The README's own code runs as printed."""
+"""The README fits on two screens, its code runs as printed, and its links lead to what the repository holds."""
 
-import ast
 import re
+import subprocess
 
-import numpy as np
-from tiny import SMALL
+import pytest
 
 import prsa
-from prsa import config, files
-from prsa.comparators import rebalancing
+from prsa.files import ROOT
 
-BLOCKS = re.findall(
-    r"^```python\n(.*?)^```$", files.ROOT.joinpath("README.md").read_text(encoding="utf-8"), re.S | re.M
-)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "data/README.md", "results/reference/README.md")
 
 
-def block(start):
-    (found,) = [b for b in BLOCKS if b.lstrip().startswith(start)]
-    return found
-
-
-def test_the_example_of_a_new_method_is_short_and_trains(two, monkeypatch):
-    rule, line = block("class Surgery"), block('"surgery"')
-    assert len((rule + line).splitlines()) < 20
-    scope = dict(vars(rebalancing))
-    exec(rule, scope)
-    monkeypatch.setattr(rebalancing, "Surgery", scope["Surgery"], raising=False)
-    monkeypatch.setitem(config.METHODS, "surgery", ast.literal_eval("{" + line + "}")["surgery"])
-    split = prsa.split_scene(two, radius=2)
-    ours, _ = prsa.fit(two, "surgery", split, preset="quick", device="cpu", **SMALL)
-    plain, _ = prsa.fit(two, "concat+prm", split, preset="quick", device="cpu", **(SMALL | {"rebalance": True}))
-    assert ours.attrs["method"] == "surgery" and np.isfinite(ours["loss"].sel(term="prototype")).all()
-    assert not np.array_equal(ours["prototypes"], plain["prototypes"])  # the hook was called
+def test_it_is_short_and_says_first_whose_numbers_these_are():
+    assert len(README.splitlines()) <= 110
+    first = README[: README.index("![")]
+    assert "Whose numbers these are" in first and "make reproduce" in first and "minutes" in first
 
 
 def test_the_four_calls(monkeypatch):
-    code, taken = block("import prsa\n\nscene = prsa.open_scene"), {}
-    fit = prsa.fit
-    monkeypatch.setattr(prsa, "fit", lambda *a, **k: fit(*a, **(k | {"preset": "quick", "epochs": 1, "device": "cpu"})))
+    (code,) = (b for b in re.findall(r"^```python\n(.*?)^```$", README, re.S | re.M) if "prsa.fit(" in b)
+    fit, taken, quick = prsa.fit, {}, {"preset": "quick", "epochs": 1, "device": "cpu"}
+    monkeypatch.setattr(prsa, "fit", lambda *a, **k: fit(*a, **(k | quick)))
     exec(code, taken)
     assert taken["run"].attrs["schema"] == "prsa-run-1" and taken["land_cover"].dims == ("y", "x")
 
 
-def test_a_scene_of_ones_own(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    label = np.kron(rng.integers(1, 4, (6, 6)), np.ones((8, 8), int))
-    given = {
-        "hsi": rng.normal(size=(5, 48, 48)) + label,
-        "lidar": rng.normal(size=(1, 48, 48)),
-        "label": label,
-        "names": ["a", "b", "c"],
-    }
-    monkeypatch.chdir(tmp_path)
-    exec(block("import json\nimport xarray"), given)
-    assert prsa.open_scene("my_scene.nc").attrs["title"] == "My scene"
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_named_files_are_in_the_repository(page):
+    text, folder = (ROOT / page).read_text(encoding="utf-8"), (ROOT / page).parent
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    named = re.findall(r"`((?:prsa|tests|notebooks|bench|tables)/[\w./-]+\.\w+)`", text)
+    paths = [(folder if (folder / name).exists() else ROOT) / name for name in links + named]
+    assert all(path.exists() for path in paths), [str(path) for path in paths if not path.exists()]
+    if (ROOT / ".git").exists():
+        ignored = subprocess.run(
+            ["git", "check-ignore", *map(str, paths), "x"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert not ignored.stdout
+
+
+def test_every_notebook_is_in_the_tables():
+    names = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert names == set(re.findall(r"^\| `([0-9A]\d_\w+)` \|", README, re.M))
