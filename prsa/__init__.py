@@ -7,7 +7,7 @@ data         the scene contract, where scenes come from, splits without leaks, p
 network      encoders, fusion, prototypes, losses, PRSANet; the equations, numbered once
 training     the objective, the rule that weights it, the loop
 comparators  what PRSANet is compared with: rebalancing rules, published networks, classical classifiers
-mapping      a trained network over a whole scene
+mapping      a trained network over a whole scene: maps, GeoTIFF, models as files
 study        the plan of runs, their execution, evaluation and files
 report       run files to tables and claims: no torch
 figures      tables and run files to pictures: no torch
@@ -26,6 +26,8 @@ _HOMES = {  # the rooms of the other public names: entered when a name is used, 
     "split_scene": "data.splits",
     "fit": "study.fit",
     "predict_map": "mapping",
+    "save_model": "mapping",
+    "load_model": "mapping",
 }
 __all__ = ["PrsaError", *_HOMES]
 

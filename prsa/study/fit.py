@@ -9,9 +9,10 @@ import xarray as xr
 
 from ..comparators.classical import Classifier
 from ..comparators.networks import NetworkTrainer
-from ..config import make_config
-from ..data.scene import check_scene, modalities
-from ..data.splits import split_scene
+from ..config import METHODS, make_config
+from ..data.scene import check_names, check_scene, modalities
+from ..data.splits import check_split, split_scene
+from ..mapping import model_card
 from ..training.loop import Trainer, pick_device
 from .evaluate import evaluate, evaluate_pixels
 from .progress import bar
@@ -37,10 +38,11 @@ def fit(
     into the chosen patch and diverged training.
     """
     scene = check_scene(scene)
-    alone = method in modalities(scene)
+    check_names(scene)
+    alone = method in modalities(scene) and method not in METHODS
     config = make_config("late" if alone else method, preset, **overrides)
-    if split is None:
-        split = split_scene(scene, radius=max(config.patches(modalities(scene)).values()) // 2)
+    radius = max(config.patches(modalities(scene)).values()) // 2
+    split = split_scene(scene, radius=radius) if split is None else check_split(scene, split, radius)
     start, chosen, samples, history = time.perf_counter(), 0, 0, []
     if config.classifier:
         model = Classifier(scene, split, config, seed)
@@ -69,4 +71,5 @@ def fit(
         "seconds": seconds,
         "samples_per_s": samples / seconds,
     }
+    model.card = model_card(model, run, scene, split)
     return run, model
