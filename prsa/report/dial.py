@@ -54,7 +54,7 @@ def _turned(table: pd.DataFrame) -> pd.DataFrame:
     the others have, too.
     """
     table = finished(table)
-    table = table[[setting(scene) is not None for scene in table["scene"]]]
+    table = table.loc[[setting(scene) is not None for scene in table["scene"]]]
     kinds, dials = ([setting(scene)[i] for scene in table["scene"]] for i in (0, 1))
     table = table.assign(kind=kinds, dial=dials, place=[EMBEDDED.index(kind) for kind in kinds])
     keys = pd.Series(list(zip(table["kind"], table["method"], table["seed"])), table.index, dtype=object)
