@@ -1,76 +1,61 @@
-"""The grid of runs: order and errors, one result whatever the number of processes, and no harm from kill -9."""
+"""The study room: plans, run files, evaluation by hand, degraded sensors; real processes, and real kills of them."""
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import types
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import make_scene
+import xarray as xr
+from synthetic import make_scene as wide_scene
+from tiny import CLASSES, SMALL, every_patch, make_scene, make_trainer
 
-from prsa import files, save_scene
-from prsa.config import METHODS
-from prsa.errors import PrsaError
-from prsa.study import plan, runs
-from prsa.study.execute import _worker_setup, run_grid
-from prsa.study.plan import (
-    ABLATIONS,
-    COMPARATORS,
-    SENSITIVITY,
-    SENSITIVITY_SEEDS,
-    STUDY,
-    RunSpec,
-    grid,
-    open_runs,
-    run_path,
-)
+from prsa import PrsaError, config, figures, files, fit, metrics, predict_map, report, save_scene, split_scene, study
+from prsa.config import METHODS, make_config, to_json
+from prsa.data import simulate
+from prsa.data.patches import normalise
+from prsa.data.scene import scene_hash
+from prsa.data.splits import TEST, TRAIN, VAL
+from prsa.study import Plan, RunSpec, degrade, evaluate, execute, plan, progress, run, runs
+from prsa.study.plan import ABLATIONS, COMPARATORS, DIAL, DIAL_METHODS, SENSITIVITY, STUDY, dial_grid, grid
 
-OVERRIDES = (("epochs", 2), ("features", 5), ("patch", 5), ("width", 6))
-TIMINGS = ("seconds", "samples_per_s", "content")
+NAMES = ("hsi", "sar", "dsm")
+OVERRIDES = {"epochs": 2, "features": 5, "patch": 5, "width": 6}
 
 
 def small_specs(scene, methods=("late", "prsanet"), seeds=2, **overrides):
-    changed = tuple(sorted((dict(OVERRIDES) | overrides).items()))
+    changed = tuple(sorted((OVERRIDES | overrides).items()))
     return [RunSpec(str(scene), method, seed, "quick", changed) for seed in range(seeds) for method in methods]
 
 
 def assert_same_runs(a, b):
     """All variables, coordinates and attributes of two lists of run files, except what a clock measured."""
-    for one, other in zip(a, b, strict=True):
-        one, other = (runs.load_run(path) for path in (one, other))
-        assert set(one.variables) == set(other.variables)
-        for name in one.variables:
-            np.testing.assert_array_equal(one[name].values, other[name].values, err_msg=name)
-        assert {k: v for k, v in one.attrs.items() if k not in TIMINGS} == {
-            k: v for k, v in other.attrs.items() if k not in TIMINGS
-        }
+    for one, other in zip(map(runs.load_run, a), map(runs.load_run, b), strict=True):
+        clock = dict.fromkeys(("seconds", "samples_per_s", "content"))
+        xr.testing.assert_identical(one.assign_attrs(clock), other.assign_attrs(clock))
 
 
 @pytest.fixture(scope="module")
 def scene_file(tmp_path_factory):
-    return save_scene(make_scene(("hsi", "sar", "dsm")), tmp_path_factory.mktemp("scene") / "tiny.nc")
+    return save_scene(make_scene(NAMES), tmp_path_factory.mktemp("scene") / "tiny.nc")
 
 
 @pytest.fixture(scope="module")
 def finished(scene_file, tmp_path_factory):
-    """The small grid trained by two processes: folder, specs, paths."""
+    """A small grid trained by two processes: results folder, specs, paths."""
     folder = tmp_path_factory.mktemp("two")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRSA_RESULTS", str(folder))
-        specs = small_specs(scene_file, ("late", "prsanet", "sagf"))
-        where = run_grid(specs, 2, "cpu")
-    return folder, specs, where
+        specs = small_specs(scene_file, ("late", "prsanet", "s2enet"))
+        return folder, specs, run(Plan([str(scene_file)], 1, [], "quick"), specs, 2, "cpu")
 
 
 @pytest.fixture
@@ -79,298 +64,322 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
+@pytest.fixture
+def small(scene_file, results):
+    """A plan of the tiny scene in an empty results folder."""
+    return Plan([str(scene_file)], 1, [], "quick")
+
+
+# What a study is made of
+
+
 def test_a_study_goes_seed_by_seed():
     specs = grid(["sim-sar", "sim-lidar"], ["sagf", "concat", "late"], 2, "quick")
-    assert [(s.seed, s.scene, s.method) for s in specs] == [
-        (seed, scene, method)
-        for seed in (0, 1)
-        for scene in ("sim-sar", "sim-lidar")
-        for method in ("sagf", "concat", "late")
-    ]
+    places = [(s, scene, m) for s in (0, 1) for scene in ("sim-sar", "sim-lidar") for m in ("sagf", "concat", "late")]
+    assert [(s.seed, s.scene, s.method) for s in specs] == places
     assert all(s.preset == "quick" and s.overrides == () for s in specs)
 
 
 def test_the_whole_study_with_ablations_and_sensitivity():
-    specs = grid(["sim-sar", "sim-lidar"], None, 3)
-    main = [s for s in specs if not s.overrides]
-    assert set(main) == {
-        RunSpec(scene, method, seed)
-        for scene in ("sim-sar", "sim-lidar")
-        for method in (*STUDY, *ABLATIONS)
-        for seed in range(3)
-    }
-    kinds = grid(["sim-sar:1", "sim-sar", "sim-lidar"], None, 1)  # ablations on the first scene of a kind
-    assert {s.scene for s in kinds if s.method in ABLATIONS} == {"sim-sar:1", "sim-lidar"} and {
-        s.scene for s in kinds if s.method == "concat"
-    } > {"sim-sar"}
+    specs = grid(["sim-sar:1", "sim-sar", "sim-lidar"], None, 6)
+    main, firsts = [s for s in specs if not s.overrides], {"sim-sar:1", "sim-lidar"}
+    for scene in ("sim-sar:1", "sim-sar", "sim-lidar"):
+        here = {(s.method, s.seed) for s in main if s.scene == scene}
+        ablations = {(m, seed) for m in ABLATIONS for seed in range(5)} if scene in firsts else set()
+        assert here == {(m, seed) for m in STUDY for seed in range(6)} | ablations, (
+            "ablations: first of a kind, 5 seeds"
+        )
+    assert {"sum", "gated", "cross-attention", "prsanet-no-push"} <= set(ABLATIONS)
     changed = [s for s in specs if s.overrides]
-    assert {s.overrides for s in changed} == {
-        ((name, value),) for name, values in SENSITIVITY.items() for value in values
-    }
-    assert {(s.scene, s.method) for s in changed} == {("sim-sar", "prsanet")} and {s.seed for s in changed} == set(
-        range(min(3, SENSITIVITY_SEEDS))
-    )
+    assert {(s.scene, s.method) for s in changed} == {("sim-sar:1", "prsanet")} and {s.seed for s in changed} == {0, 1}
+    assert {s.overrides for s in changed} == {((k, v),) for k, values in SENSITIVITY.items() for v in values}
     assert len(specs) == len(set(specs)) and [s.seed for s in main] == sorted(s.seed for s in main)
-    quick = grid(["sim-sar"], None, 1, "quick")
-    assert (
-        {s.method for s in quick} == set(STUDY) and not any(s.overrides for s in quick) and set(STUDY) <= set(METHODS)
-    )
+    assert {s.method for s in grid(["sim-sar"], None, 1, "quick")} == set(STUDY)
 
 
 def test_all_is_the_study_and_everything_it_is_compared_with():
     everything = {s.method for s in grid(["sim-sar"], ["all"], 1)}
-    assert everything == {*STUDY, *COMPARATORS} == {m for m in METHODS if not m.startswith("prsanet-no-")}
-    assert {"rf", "svm", "mft", "ogm-ge"} <= set(COMPARATORS)
-    with pytest.raises(PrsaError, match="unknown method 'all'"):
-        grid(["sim-sar"], ["all", "concat"], 1)
+    assert everything == {*STUDY, *COMPARATORS} == set(METHODS) - set(ABLATIONS) > {"rf", "svm", "mft", "ogm-ge"}
+    assert {s.method for s in grid(["sim-sar"], ["prsanet"], 1)} == {"late", "concat", "prsanet"}, "tables need these"
+    assert len(grid(["sim-sar", "sim-sar"], [], 1)) == 2, "a scene named twice is one scene"
 
 
-def test_what_every_table_needs_is_always_there():
-    assert {s.method for s in grid(["sim-sar"], ["prsanet"], 1)} == {"late", "concat", "prsanet"}
-    assert {s.method for s in grid(["sim-sar"], [], 1)} == {"late", "concat"}
-    assert len(grid(["sim-sar", "sim-sar"], ["late", "concat"], 1)) == 2, "a scene named twice is one scene"
+def test_the_dial_holds_every_setting_of_the_simulated_kinds():
+    specs = dial_grid(["sim-lidar", "mine.nc", "sim-sar:3", "sim-tri", "sim-lidar"], 6)
+    names = [simulate.scene_name(kind, 0, d) for kind in ("sim-lidar", "sim-tri") for d in DIAL]
+    assert specs == [RunSpec(n, m, seed) for n in names for seed in (0, 1) for m in DIAL_METHODS] and len(DIAL) == 6
+    assert [len({s.seed for s in dial_grid(["sim-sar"], n)}) for n in (1, 5, 6, 9, 30)] == [1, 1, 2, 3, 3]
+    quick = dial_grid(["sim-sar"], 5, "quick")
+    assert quick == [RunSpec(f"sim-sar:0:{d}", m, 0, "quick") for d in (0, 1) for m in DIAL_METHODS]
 
 
-@pytest.mark.parametrize(
-    "call, message",
-    [
-        (lambda: grid(["sim-sar"], seeds=0), "SEEDS: expected 1 or more, got 0"),
-        (lambda: grid(["sim-sar"], seeds=-2), "got -2"),
-        (lambda: grid([]), "at least one scene, got none.*sim-sar"),
-        (lambda: grid(["sim-sar"], ["prsanet", "nope"]), "unknown method 'nope'.*concat"),
-        (lambda: grid(["sim-sar"], preset="huge"), "unknown preset 'huge'"),
-        (lambda: run_grid(small_specs("nowhere.nc")), "no scene file at"),
-        (lambda: run_grid([RunSpec("nowhere", "concat", 0)]), "unknown scene 'nowhere'"),
-        (lambda: run_grid([], jobs=0), "JOBS: expected 1 or more, got 0"),
-        (lambda: run_grid([], device="nonsense"), "device 'nonsense'"),
-        (lambda: run_grid([RunSpec("sim-sar", "nope", 0)]), "unknown method 'nope'"),
-    ],
-)
-def test_errors_of_the_grid_leave_nothing_behind(results, call, message):
+BAD = [
+    (dict(seeds=0), "SEEDS: expected 1 or more, got 0"),
+    (dict(scenes=[]), "at least one scene, got none.*sim-sar"),
+    (dict(methods=["prsanet", "nope"]), "unknown method 'nope'.*concat"),
+    (dict(methods=["all", "concat"]), "unknown method 'all'"),
+    (dict(preset="huge"), "unknown preset 'huge'"),
+    (dict(scenes=["nowhere.nc"]), "no scene file at"),
+    (dict(scenes=["nowhere"]), "unknown scene 'nowhere'"),
+    (dict(scenes=["a/tiny.nc", "b/tiny.nc"]), "SCENES: expected different names, got 'tiny' twice.*b"),
+]
+
+
+@pytest.mark.parametrize("changed, message", BAD, ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_a_bad_plan_leaves_nothing_behind(tmp_path, results, monkeypatch, changed, message):
+    monkeypatch.chdir(tmp_path)
+    for folder in "ab":
+        save_scene(make_scene(), tmp_path / folder / "tiny.nc")
     with pytest.raises(PrsaError, match=message):
-        call()
+        Plan(**({"scenes": ["sim-sar"], "seeds": 1, "preset": "quick"} | changed))
     assert not results.exists()
 
 
-def test_a_spec_is_a_name_for_one_run(scene_file, results):
+def test_bad_calls_leave_nothing_behind(small, results):
+    for call, message in (
+        (lambda: run(small, jobs=0), "JOBS: expected 1 or more, got 0"),
+        (lambda: run(small, [RunSpec("sim-sar", "nope", 0)]), "unknown method 'nope'"),
+        (lambda: run(small, [RunSpec("nowhere.nc", "concat", 0)]), "no scene file at"),
+    ):
+        with pytest.raises(PrsaError, match=message):
+            call()
+    assert not results.exists()
+
+
+def test_a_plan_opens_each_scene_once_and_keeps_the_data_of_its_own(scene_file, results, monkeypatch):
+    opened, hashed, drawn = [], [], []
+    for name, seen in (("open_scene", opened), ("scene_hash", hashed), ("split_scene", drawn)):
+        real = getattr(plan, name)
+        monkeypatch.setattr(plan, name, lambda *a, real=real, seen=seen: (seen.append(a), real(*a))[1])
+    monkeypatch.chdir(scene_file.parent)
+    made = Plan(["tiny.nc", "sim-sar", "./tiny.nc"], 2, None, "quick")
+    assert made.sources == [str(scene_file), "sim-sar"], "a path is absolute: notebooks have another working directory"
+    for _ in range(2):
+        assert len({made.path(s) for s in made.specs + made.dial}) == len(made.specs + made.dial) == 32
+        assert len(made.missing()) == 24 and len(made.missing(made.dial)) == 8
+    assert [len(opened), len(hashed), len(drawn)] == [4, 4, 4]
+    assert list(made.scenes) == list(made.splits) == ["tiny", "sim-sar"]
+    assert [s.scene is None for s in made._sources.values()] == [False, False, True, True], "dial scenes are many"
+    assert made.splits["sim-sar"].attrs["kind"] == "fixed" and not results.exists()
+    with pytest.raises(PrsaError, match="expected 24 finished runs, 24 are missing, first tiny__late__s0.*reproduce"):
+        made.open()
+
+
+def test_a_path_is_a_name_for_one_run(small, scene_file, results):
     base = small_specs(scene_file)[0]
+    changes = {"seed": 1}, {"method": "sagf"}, {"overrides": ()}, {"preset": "full"}, {"overrides": (("lr", 0.01),)}
+    where = [small.path(spec) for spec in [base, *(dataclasses.replace(base, **change) for change in changes)]]
+    assert len(set(where)) == 6 and where[0].parent == results / "quick" / "runs" and where[0].suffix == ".nc"
+    assert where[4].parent == results / "runs" and where[0].name.startswith("tiny__late__s0__")
+    default = RunSpec(f"sim-sar:0:{simulate.CONFIGS['sim-sar'].dial:g}", "concat", 0)
+    assert small.path(default) == small.path(RunSpec("sim-sar", "concat", 0)), "a dial's own setting is the study's run"
     with pytest.raises(dataclasses.FrozenInstanceError):
         base.seed = 3
-    others = [
-        dataclasses.replace(base, seed=1),
-        dataclasses.replace(base, method="sagf"),
-        dataclasses.replace(base, overrides=()),
-        dataclasses.replace(base, preset="full"),
-        dataclasses.replace(base, overrides=(*base.overrides, ("lr", 0.01))),
-    ]
-    where = [run_path(s) for s in (base, *others)]
-    assert len(set(where)) == len(where) and run_path(base) == where[0]
-    assert (
-        where[0].parent == files.results("quick") / "runs"
-        and where[4].parent == files.results("full") / "runs" == results / "runs"
-    )
-    assert where[0].name.startswith("tiny__late__s0__") and where[0].suffix == ".nc"
 
 
-def test_a_changed_scene_is_another_run(tmp_path, results):
-    files = [save_scene(make_scene(seed=seed), tmp_path / f"{seed}.nc") for seed in (0, 1)]
-    same = save_scene(make_scene(seed=0), tmp_path / "copy.nc")
-    first, second, third = (run_path(small_specs(f)[0]) for f in (*files, same))
-    assert first != second and first == third, "the content of a scene counts, not where it lies"
-
-
-@pytest.mark.parametrize("name", ["a/b", "../up", "a b:c", "x" * 300])
+@pytest.mark.parametrize("name", ["../up", "a b:c", "<b>x</b>", "x" * 200, "地"])
 def test_the_name_of_a_scene_cannot_lead_elsewhere(tmp_path, results, name):
-    path = run_path(small_specs(save_scene(make_scene(name=name), tmp_path / "mine.nc"))[0])
-    assert path.parent == results / "quick" / "runs" and len(path.name) < 250
+    file = save_scene(make_scene(name=name), tmp_path / f"{name.replace('/', '')}.nc")
+    path = plan.Source(str(file)).path(small_specs(file)[0])
+    assert path.parent == results / "quick" / "runs" and len(path.name) < 250 and not set("/<>: ") & set(path.name)
 
 
-def test_one_process_gives_what_two_give(finished, results):
+def test_a_changed_file_is_another_scene_in_the_same_session(tmp_path, results):
+    path, other = tmp_path / "a.nc", tmp_path / "other" / "a.nc"
+    save_scene(make_scene(seed=0), path), save_scene(make_scene(seed=0), other)
+    first, copy = Plan([str(path)], 1, [], "quick"), Plan([str(other)], 1, [], "quick")
+    assert [p.name for p in map(first.path, first.specs)] == [p.name for p in map(copy.path, copy.specs)], "content"
+    (before, _), _ = study.scene_and_split(str(path), "quick"), save_scene(make_scene(seed=1), path)
+    after, _ = study.scene_and_split(str(path), "quick")
+    new = Plan([str(path)], 1, [], "quick")
+    assert not np.array_equal(before["hsi"], after["hsi"]) and new.path(new.specs[0]) != first.path(first.specs[0])
+    np.testing.assert_array_equal(new.scenes["a"]["hsi"], after["hsi"])
+    with pytest.raises(PrsaError, match="no longer what was planned.*new Plan"):
+        execute.train(first.specs[0], first.path(first.specs[0]), "cpu")
+    assert not results.exists()
+
+
+# Execution
+
+
+def test_one_process_gives_what_two_give(finished, small):
     _, specs, where = finished
-    alone = run_grid(specs, 1, "cpu")
+    alone = run(small, specs, 1, "cpu")
     assert [p.name for p in alone] == [p.name for p in where] and not set(alone) & set(where)
     assert_same_runs(alone, where)
-    assert sorted(p.name for p in (results / "quick" / "runs").iterdir()) == sorted(p.name for p in alone), (
-        "no stray file"
-    )
+    assert sorted(alone[0].parent.iterdir()) == sorted(alone), "no stray file"
 
 
-def test_seeds_that_are_trained_together_are_the_same_runs(finished, scene_file, results):
-    _, specs, where = finished
-    alone = small_specs(scene_file, ("ogm-ge",))
-    together = run_grid(specs + alone, 1, "cpu", together=True)
-    assert [p.name for p in together[: len(where)]] == [p.name for p in where] and all(p.is_file() for p in together)
-    for one, other in zip(together, where):
-        one, other = (runs.load_run(path) for path in (one, other))
-        assert one.attrs["trained_with"] == "0 1" and "trained_with" not in other.attrs
-        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-3)
-        assert one.attrs["seed"] == other.attrs["seed"] and one.attrs["run_id"] == other.attrs["run_id"]
-    assert not any("trained_with" in runs.load_run(path).attrs for path in together[len(where) :])
+def test_runs_carry_their_names_and_are_opened_in_order_once(finished, small, monkeypatch):
+    folder, specs, where = finished
+    monkeypatch.setenv("PRSA_RESULTS", str(folder))
+    loaded, real = [], runs.load_run
+    monkeypatch.setattr(runs, "load_run", lambda path: (loaded.append(path), real(path))[1])
+    for spec, path, found in zip(specs, where, small.open(specs), strict=True):
+        attrs = found.attrs
+        assert (attrs["method"], attrs["seed"], attrs["preset"], attrs["scene"]) == (*spec_of(spec), "quick", "tiny")
+        assert json.loads(attrs["overrides"]) == dict(spec.overrides) and path.stem.endswith(attrs["run_id"])
+    assert [r.attrs["run_id"] for r in small.open(specs[::-1])] == [p.stem[-16:] for p in where[::-1]]
+    assert loaded == where, "each file once"
+    os.utime(where[0])
+    assert small.open(specs[:1]) and loaded == [*where, where[0]], "a file that changed is opened again"
 
 
-def test_a_task_is_a_run_or_all_missing_seeds_of_a_configuration():
-    specs = [RunSpec("sim-sar", method, seed) for seed in (0, 1, 2) for method in ("prsanet", "mft", "rf", "mmpareto")]
-    specs += [RunSpec("sim-sar", "prsanet", 0, "full", (("lambda_p", 1.0),)), RunSpec("sim-tri", "prsanet", 2)]
-    assert plan.tasks(specs, False) == [(spec,) for spec in specs]
-    grouped = plan.tasks(specs, True)
-    assert sorted(sum(map(list, grouped), []), key=str) == sorted(specs, key=str)
-    assert [[s.seed for s in group] for group in grouped if len(group) > 1] == [[0, 1, 2]] and grouped[0] == tuple(
-        specs[0:12:4]
-    )
+def spec_of(spec):
+    return spec.method, spec.seed
 
 
-@pytest.mark.parametrize(
-    "device, together, expected",
-    [("cpu", None, False), ("cuda", None, True), ("cpu", True, True), ("cuda", False, False), ("mps", None, False)],
-)
-def test_seeds_are_trained_together_on_a_cuda_device(finished, results, monkeypatch, device, together, expected):
-    _, specs, _ = finished
-    monkeypatch.setattr("prsa.training.loop.pick_device", lambda name: torch.device(name))
-    asked = []
-    monkeypatch.setattr(plan, "tasks", lambda specs, together: asked.append(together) or [])
-    monkeypatch.setattr(
-        plan, "ProcessPoolExecutor", lambda *a: contextlib.nullcontext(types.SimpleNamespace(shutdown=lambda **k: None))
-    )
-    run_grid(specs, 1, device, together=together)
-    assert asked == [expected]
-
-
-def test_runs_carry_their_names(finished):
-    _, specs, where = finished
-    for spec, path in zip(specs, where):
-        run = runs.load_run(path)
-        assert (run.attrs["method"], run.attrs["seed"], run.attrs["preset"], run.attrs["scene"]) == (
-            spec.method,
-            spec.seed,
-            "quick",
-            "tiny",
-        )
-        assert json.loads(run.attrs["overrides"]) == dict(spec.overrides) and path.stem.endswith(run.attrs["run_id"])
-
-
-def test_finished_runs_are_opened_in_order_and_never_trained_again(finished, monkeypatch):
+def test_finished_runs_are_never_trained_again(finished, small, monkeypatch):
     folder, specs, where = finished
     monkeypatch.setenv("PRSA_RESULTS", str(folder))
     before = {path: path.stat().st_mtime_ns for path in where}
-    monkeypatch.setattr(
-        "prsa.study.ProcessPoolExecutor", lambda *a, **k: pytest.fail("nothing is missing, yet a process was started")
-    )
-    assert run_grid(specs, 2) == where and run_grid(specs[::-1] + specs[:1], 2) == where[::-1] + where[:1]
+    monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("nothing is missing"))
+    assert run(small, specs, 2) == where and run(small, specs[::-1] + specs[:1]) == where[::-1] + where[:1]
+    assert all(execute.train(spec, path, "cpu") == path for spec, path in zip(specs, where)), "nor by a late worker"
     assert before == {path: path.stat().st_mtime_ns for path in where}
-    assert [r.attrs["run_id"] for r in open_runs(specs[::-1])] == [p.stem.rsplit("__", 1)[1] for p in where[::-1]]
 
 
-def test_missing_runs_are_counted_and_named(finished, results):
-    _, specs, where = finished
-    with pytest.raises(
-        PrsaError,
-        match=f"expected {len(specs)} finished runs, {len(specs)} are missing, first {where[0].name}.*make reproduce",
-    ):
-        open_runs(specs)
-
-
-def copied(where, folder):
+def copied(where, results):
     """The finished files in another results folder."""
-    target = folder / "quick" / "runs"
+    target = results / "quick" / "runs"
     target.mkdir(parents=True)
-    for path in where:
-        (target / path.name).write_bytes(path.read_bytes())
-    return [target / path.name for path in where]
+    return [Path(target / path.name) for path in where if (target / path.name).write_bytes(path.read_bytes())]
 
 
-def test_only_damaged_and_missing_runs_are_redone(finished, results):
+def test_only_damaged_and_missing_runs_are_redone(finished, small, results):
     _, specs, where = finished
     here = copied(where, results)
-    data = bytearray(here[1].read_bytes())
-    here[0].write_bytes(data[: len(data) // 2])
+    here[0].write_bytes(here[1].read_bytes()[:-1000])
     here[2].unlink()
     stale, fresh = here[0].parent / ".abc.tmp", here[0].parent / ".def.tmp"
     for file in (stale, fresh):
-        file.write_bytes(bytes(data[:1000]))
+        file.write_bytes(b"half a run")
     os.utime(stale, (time.time() - 3600,) * 2)
     before = {path: path.stat().st_mtime_ns for path in here if path.exists()}
-    assert run_grid(specs, 1, "cpu") == here
+    assert small.missing(specs) == [specs[0], specs[2]]
+    assert run(small, specs, 1, "cpu") == here and small.missing(specs) == []
     assert {p for p in before if p.stat().st_mtime_ns == before[p]} == set(here) - {here[0], here[2]}
     assert_same_runs(here, where)
-    assert not stale.exists() and fresh.exists(), (
-        "what a killed process left an hour ago goes; another process may be writing the other"
-    )
+    assert not stale.exists() and fresh.exists(), "another process may be writing the one that is fresh"
 
 
-def test_a_run_that_fails_does_not_take_the_others_along(finished, scene_file, results):
+def test_a_run_that_fails_does_not_take_the_others_along(finished, small, scene_file):
     _, specs, where = finished
     bad = small_specs(scene_file, ("concat",), 1, lr=1e30)
     with pytest.raises(PrsaError, match="diverged"):
-        run_grid(specs[:1] + bad + specs[1:2], 1, "cpu")
-    assert not run_path(bad[0]).exists()
-    assert_same_runs([run_path(specs[0])], where[:1])
+        run(small, specs[:1] + bad + specs[1:2], 1, "cpu")
+    assert not small.path(bad[0]).exists() and small.missing(specs[:1]) == []
+    assert_same_runs([small.path(specs[0])], where[:1])
 
 
-def test_a_killed_worker_is_a_clear_error(finished, results):
+def children():
+    """Process numbers of the worker processes of this one."""
+    return {int(p.parent.name) for p in Path("/proc").glob("[0-9]*/stat") if _parent(p) == os.getpid()}
+
+
+def _parent(stat):
+    try:
+        fields = stat.read_text().rsplit(")", 1)[1].split()
+        command = stat.with_name("cmdline").read_bytes()
+    except OSError:
+        return None
+    return int(fields[1]) if b"spawn_main" in command and fields[0] not in "ZX" else None
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+
+
+@needs_proc
+def test_a_killed_worker_is_a_clear_error(finished, small):
     _, specs, where = finished
-    others = {child.pid for child in multiprocessing.active_children()}
 
     def kill_one():
-        while not (new := [child for child in multiprocessing.active_children() if child.pid not in others]):
+        while not (workers := children()):
             time.sleep(0.01)
-        new[0].kill()
+        os.kill(workers.pop(), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
     with pytest.raises(PrsaError, match="a training process was killed.*run again"):
-        run_grid(specs, 1, "cpu")
+        run(small, specs, 1, "cpu")
     killer.join()
-    assert_same_runs(run_grid(specs[:1], 1, "cpu"), where[:1])
+    assert_same_runs(run(small, specs[:1], 1, "cpu"), where[:1])
 
 
-def test_a_round_is_announced_once_when_its_runs_are_there(scene_file, results, monkeypatch):
-    class Here(concurrent.futures.Executor):
-        def __init__(self, *options):
+def test_a_round_is_announced_once_when_its_runs_are_there(small, finished, scene_file, monkeypatch):
+    from concurrent.futures import Future
+
+    class Here:
+        def __init__(self, jobs, function, calls):
+            self.futures = {Future(): call for call in calls}
+
+        def __enter__(self):
+            for future in self.futures:
+                future.set_result(None)
+            return self.futures
+
+        def __exit__(self, *_):
             pass
 
-        def submit(self, function, spec, device):
-            future = concurrent.futures.Future()
-            future.set_result(None)
-            return future
-
-    done, announced = set(), []
-    monkeypatch.setattr("prsa.study.ProcessPoolExecutor", Here)
-    monkeypatch.setattr("prsa.execute.Progress.step", lambda self, spec: done.add(spec))
-    plain = [
-        RunSpec(str(scene_file), method, seed, "quick")
-        for seed in range(3)
-        for method in ("late", "concat", "sagf", "prsanet")
-    ]
-
-    def announce(seed):
-        assert {s for s in plain if s.seed == seed} <= done
-        announced.append(seed)
-
-    run_grid(plain + small_specs(scene_file, seeds=4), 1, "cpu", announce)
+    monkeypatch.setattr(execute, "workers", Here)
+    plain = [RunSpec(str(scene_file), m, seed, "quick") for seed in range(3) for m in ("late", "concat", "prsanet")]
+    announced = []
+    run(small, plain + small_specs(scene_file, seeds=4), 1, "cpu", announced.append)
     assert sorted(announced) == [0, 1, 2], "seed 3 has only runs with overrides"
 
 
-def test_a_worker_uses_one_thread(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _worker_setup) as pool:
-        assert pool.submit(torch.get_num_threads).result() == 1
+def test_a_run_uses_one_thread_whatever_the_environment_says(finished, small, monkeypatch):
+    _, specs, where = finished
+    torch.set_num_threads(2)
+    path = execute.train(specs[1], small.path(specs[1]), "cpu")
+    assert torch.get_num_threads() == 1
+    assert_same_runs([path], where[1:2])
 
 
-PROC = Path("/proc/self/stat").exists()
-needs_proc = pytest.mark.skipif(not PROC, reason="finds the processes of a group in /proc")
-SCRIPT = (
-    "import json, sys; from prsa.study import RunSpec, run_grid; "
-    "run_grid([RunSpec(*s[:4], tuple(map(tuple, s[4]))) for s in json.loads(sys.argv[1])], 2, 'cpu')"
-)
+def test_progress_is_lines_in_a_log_and_a_bar_for_a_reader(capsys, monkeypatch, two):
+    with progress.bar(3, 1) as line:
+        line.update(2)
+    out = capsys.readouterr().err
+    assert "3/3" in out and "\r" not in out and out.endswith("\n")
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    fit(two, "concat", preset="quick", device="cpu", progress=True, **SMALL)
+    out = capsys.readouterr().err
+    assert "\r" in out and "0/2" in out and "2/2" in out and "epoch" in out
+    fit(two, "concat", preset="quick", device="cpu", **SMALL)
+    assert capsys.readouterr().err == ""
 
 
-def start(specs):
-    """The grid in a process group of its own."""
-    text = json.dumps([dataclasses.astuple(s) for s in specs])
-    environment = os.environ | {"PYTHONPATH": str(files.ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, text], env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+def test_a_disk_that_takes_no_more_is_one_clear_error(small, finished, scene_file, results):
+    """In a process whose files may not grow beyond 20 kB: the same error code path as a full disk."""
+    done = script(
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "try: run(plan, specs, 2, 'cpu')\n"
+        "except PrsaError as error: print(error)",
+        finished[1][:2],
     )
+    out, err = done.communicate()
+    assert "cannot write" in out and "files may not grow" in out and "Fix" in out and len(out) < 900
+    assert "Traceback" not in err and list((results / "quick" / "runs").iterdir()) == []
+
+
+SCRIPT = """
+import json, signal, sys
+from prsa import PrsaError
+from prsa.study import Plan, RunSpec, run
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    specs = [RunSpec(*s[:4], tuple(map(tuple, s[4]))) for s in json.loads(sys.argv[1])]
+    plan = Plan([specs[0].scene], 1, [], "quick")
+"""
+
+
+def script(body, specs):
+    """A process of its own group that does something with a plan and specs."""
+    code = SCRIPT + "".join(f"    {line}\n" for line in body.splitlines())
+    command = [sys.executable, "-c", code, json.dumps([dataclasses.astuple(s) for s in specs])]
+    environment = os.environ | {"PYTHONPATH": str(files.ROOT)}
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipe)
 
 
 def alive(group):
@@ -391,65 +400,460 @@ def kill_group(process):
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    process.wait()
+    process.communicate()
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None or condition(), f"the grid ended by itself with {process.returncode}"
-        assert time.monotonic() < end, "the grid does not get on"
+        assert process.poll() is None or condition(), f"ended by itself: {process.communicate()}"
+        assert time.monotonic() < end, "the study does not get on"
         time.sleep(0.02)
 
 
+RUN = "run(plan, specs, 2, 'cpu')"
+
+
 @needs_proc
-def test_kill_9_of_everything_three_times_then_again(finished, results):
+def test_kill_9_of_everything_three_times_then_again(finished, small, results):
     _, specs, where = finished
     folder, kept, rng = results / "quick" / "runs", {}, np.random.default_rng()
     for more in (0, 1, 2):  # runs finished since the last kill
-        process = start(specs)
+        process = script(RUN, specs)
         wanted = min(len(kept) + more, len(specs) - 1)
         try:
-            wait_for(
-                lambda: len(list(folder.glob("*.nc"))) >= wanted and (more or len(alive(process.pid)) >= 3), process
-            )
-            time.sleep(
-                rng.uniform(0, 0.05 if more else 0.5)
-            )  # soon after a file appeared: were it written in place, it would be half a file
+            if more:
+                wait_for(lambda n=wanted: len([*folder.glob("*.nc")]) >= n, process)
+            else:
+                wait_for(lambda pid=process.pid: len(alive(pid)) > 2, process)
+            time.sleep(rng.uniform(0, 0.05 if more else 0.5))  # written in place, it would be half a file now
         finally:
             kill_group(process)
         now = {path: path.stat().st_mtime_ns for path in folder.glob("*.nc")}
         assert len(now) >= wanted and kept.items() <= now.items(), "finished runs are not trained again"
-        assert all(runs.is_finished(path) for path in now), "a file with a run's name is a whole run"
+        assert all(map(runs.is_finished, now)), "a file with a run's name is a whole run"
         kept = now
-    assert set(kept) <= {run_path(s) for s in specs}
-    again = run_grid(specs, 1, "cpu")
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    again = run(small, specs, 1, "cpu")
+    assert set(kept) <= set(again) and {path: path.stat().st_mtime_ns for path in kept} == kept
     assert_same_runs(again, where)
 
 
 @needs_proc
-@pytest.mark.parametrize("moment", ["start", "work"])
-def test_no_worker_outlives_its_killed_parent(finished, results, moment):
+def test_two_calls_at_once_do_no_harm(finished, small):
+    _, specs, where = finished
+    processes = [script(RUN, specs[:4]) for _ in range(2)]
+    assert [(p.communicate()[0], p.returncode) for p in processes] == [("", 0)] * 2
+    here = [small.path(spec) for spec in specs[:4]]
+    assert_same_runs(here, where[:4])
+    assert sorted(here[0].parent.iterdir()) == sorted(here)
+
+
+@needs_proc
+@pytest.mark.parametrize("moment, sent", [("start", "KILL"), ("work", "KILL"), ("start", "INT"), ("work", "INT")])
+def test_no_worker_outlives_its_parent(finished, small, results, moment, sent):
     _, specs, _ = finished
-    endless = [
-        dataclasses.replace(s, overrides=(("epochs", 9000), ("max_steps", 0), *OVERRIDES[1:])) for s in specs[:2]
-    ]
-    process = start(endless if moment == "start" else specs[:2] + endless)
+    endless = (("epochs", 9000), ("max_steps", 0), *sorted(OVERRIDES.items())[1:])
+    endless = [dataclasses.replace(spec, overrides=endless) for spec in specs[:2]]
+    process = script(RUN, endless if moment == "start" else specs[:2] + endless)
     try:
-        wait_for(lambda: len(alive(process.pid)) >= 3, process)
+        wait_for(lambda: len(alive(process.pid)) > 2, process)
         if moment == "start":  # the workers exist, but have not yet loaded torch
             time.sleep(0.3)
         else:
             wait_for(lambda: len(list(results.rglob("*.nc"))) == 2, process)
             time.sleep(0.5)
-        assert len(alive(process.pid)) >= 3
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        send, number = (os.kill if sent == "KILL" else os.killpg), getattr(signal, f"SIG{sent}")
+        send(process.pid, number)  # a terminal sends Ctrl-C to the whole group
+        err = process.communicate(timeout=20)[1]
+        assert err.count("Traceback") == (sent == "INT") and "SpawnProcess" not in err, "the workers say nothing"
         end = time.monotonic() + 5
         while alive(process.pid) and time.monotonic() < end:
             time.sleep(0.1)
         assert not alive(process.pid), f"orphans: {alive(process.pid)}"
     finally:
         kill_group(process)
-    assert not any(run_path(s).exists() for s in endless)
+    assert not any(small.path(s).exists() for s in endless) and not list(results.rglob(".*.tmp"))
+
+
+def test_an_error_lets_what_has_begun_come_to_its_end(tmp_path):
+    calls = [("raise",), (str(tmp_path / "slow"),), (str(tmp_path / "waiting"),)]
+    with pytest.raises(ZeroDivisionError), execute.workers(2, work, calls) as futures:
+        for future in as_completed(futures):
+            future.result()
+    assert [path.name for path in tmp_path.iterdir()] in (["slow"], ["slow", "waiting"])
+
+
+def work(what):
+    time.sleep(1 if what != "raise" else 0)
+    return 1 / 0 if what == "raise" else Path(what).write_text("done")
+
+
+# The run file
+
+
+@pytest.fixture(scope="module", params=["prsanet", "late"])
+def studied(request):
+    """Scene, split, run, model, and the model's answer to every single patch."""
+    scene = make_scene(NAMES)
+    split = split_scene(scene, "random")
+    made, model = fit(scene, request.param, split, 2, "quick", "cpu", **SMALL)
+    with torch.no_grad():
+        return scene, split, made.assign_attrs(run_id="0123456789abcdef"), model, model(every_patch(model, scene))
+
+
+def test_a_run_file_comes_back_as_it_was(tmp_path, studied):
+    path = runs.save_run(studied[2], tmp_path / "deep" / "a.nc")
+    back = runs.load_run(path)
+    assert len(back.attrs.pop("content")) == 64 and runs.is_finished(path)
+    xr.testing.assert_identical(back, studied[2])
+    again = runs.load_run(runs.save_run(back, tmp_path / "deep" / "b.nc"))
+    xr.testing.assert_identical(again.drop_attrs(deep=False), back.drop_attrs(deep=False))
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.nc", "b.nc"]
+
+
+def test_a_trained_run_follows_the_schema_and_describes_itself(studied):
+    scene, split, made, model, _ = studied
+    assert set(runs.check_run(made).data_vars) == set(runs.VARIABLES) and set(made.coords) == set(runs.COORDS)
+    for name, (dtype, dims) in runs.VARIABLES.items():
+        assert made[name].dtype == dtype and made[name].dims == tuple(dims.split()), name
+    attrs = made.attrs
+    assert set(runs.ATTRS) <= set(attrs) and json.loads(attrs["overrides"]) == SMALL
+    assert not any(isinstance(v, bool | dict | list | None) for v in attrs.values()), "netCDF refuses these"
+    assert list(made["head"].values) == ["fused", *NAMES] and list(made["class"].values) == CLASSES
+    for name, code in (("n_train", TRAIN), ("n_val", VAL), ("n_test", TEST)):
+        assert attrs[name] == int((split.values == code).sum())
+    assert attrs["scene_hash"] == scene_hash(scene) and attrs["split_hash"] == split.attrs["hash"]
+    assert (attrs["split_kind"], attrs["scene"], attrs["simulated"]) == ("random", "tiny", 1)
+    assert attrs["params"] == sum(p.numel() for p in model.parameters()) and attrs["macs_pixel"] < attrs["macs_patch"]
+    assert {"torch", "numpy"} <= set(json.loads(attrs["versions"])) and attrs["seconds"] > 0 < attrs["samples_per_s"]
+
+
+def test_anything_missing_or_transposed_is_named(tmp_path, studied):
+    made = studied[2]
+    for name in (*runs.DIMS, *runs.COORDS, *runs.ATTRS):
+        broken = made.drop_vars(name) if name in made.variables else made.copy()
+        broken.attrs = {k: v for k, v in made.attrs.items() if k != name}
+        with pytest.raises(PrsaError, match=f"a.nc: expected the .*got none named {name}. Delete the file"):
+            runs.save_run(broken, tmp_path / "a.nc")
+    for name, dims in runs.DIMS.items():
+        if len(dims) > 1:
+            with pytest.raises(PrsaError, match=f"expected {name} with dims"):
+                runs.save_run(made.assign({name: made[name].transpose(*dims[::-1])}), tmp_path / "a.nc")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_damage_goes_unseen(tmp_path, studied):
+    """Missing, cut off anywhere, any byte flipped, edited with xarray: none passes for the run."""
+    path = runs.save_run(studied[2], tmp_path / "a.nc")
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    places = {*range(0, len(whole), len(whole) // 40), len(whole) - 1, *rng.integers(0, len(whole), 40).tolist()}
+    broken = [whole[: int(share * len(whole))] for share in (0, 0.01, 0.3, 0.7, 0.95, 0.999)]
+    broken += [whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :] for place in places]
+    edits = (
+        lambda r: r["confusion"].values.__setitem__((0, 2, 0, 0), 10**6),
+        lambda r: r["prototypes"].values.__imul__(1.0001),
+        lambda r: r.attrs.update(seed=7),
+        lambda r: r.update({"modality": ["a", "b", "c"]}),
+        lambda r: r.attrs.update(content="0" * 64),
+        lambda r: r.attrs.pop("content"),
+    )
+    for edit in edits:
+        edit(edited := runs.load_run(path).copy(deep=True))
+        broken.append(bytes(edited.to_netcdf(**runs.FORMAT)))
+    for data in broken:
+        (tmp_path / "b.nc").write_bytes(data)
+        with pytest.raises(PrsaError, match="b.nc is damaged.*trained anew"):
+            runs.load_run(tmp_path / "b.nc")
+        assert not runs.is_finished(tmp_path / "b.nc")
+    for nothing in (tmp_path / "c.nc", tmp_path):
+        with pytest.raises(PrsaError, match="expected a run file at .*, found none"):
+            runs.load_run(nothing)
+
+
+def test_a_failing_write_leaves_the_old_run(tmp_path, studied, monkeypatch):
+    path = runs.save_run(studied[2], tmp_path / "a.nc")
+    before = path.read_bytes()
+    for number, error in ((28, PrsaError), (None, OSError)):
+        monkeypatch.setattr(os, "replace", lambda *_, n=number: (_ for _ in ()).throw(OSError(n, "no")))
+        with pytest.raises(error):
+            runs.save_run(studied[2].assign_attrs(seed=9), path)
+        assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.nc"]
+
+
+def test_identity_moves_with_everything_that_makes_a_run(monkeypatch):
+    settings = to_json(make_config("prsanet"))
+    base = settings, "prsanet", 0, "scene", "split"
+    others = [(to_json(make_config("prsanet", lambda_p=0.5)), *base[1:]), (settings, "sagf", *base[2:])]
+    others += [
+        (*base[:2], 1, *base[3:]),
+        (*base[:3], "scenf", "split"),
+        (*base[:4], "spliu"),
+        (*base[:3], "split", "scene"),
+    ]
+    identities = {runs.run_id(*other) for other in [base, *others]}
+    shuffled = json.dumps(dict(reversed(json.loads(settings).items())))
+    assert runs.run_id(*base) == runs.run_id(shuffled, *base[1:]), "the order of the settings is no part of a run"
+    for name, value in (("SCHEMA", "prsa-run-2"), ("CODE", -1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, name, value)
+            identities.add(runs.run_id(*base))
+    assert len(identities) == 9 and all(len(i) == 16 and int(i, 16) >= 0 for i in identities)
+
+
+# Evaluation, worked out again from single patches and loops
+
+
+def counted(truth, predicted):
+    table = np.zeros((4, 4), int)
+    for t, p in zip(truth, predicted, strict=True):
+        table[t - 1, p - 1] += 1
+    return table
+
+
+def test_confusion_of_every_head_and_part(studied):
+    scene, split, made, _, out = studied
+    own = out["branch"] if made.attrs["method"] == "late" else out["prototype"]
+    answers = {"fused": out["logits"].argmax(1)} | {m: own[:, i].argmax(1) for i, m in enumerate(NAMES)}
+    label, part = scene["label"].values.ravel(), split.values.ravel()
+    for head, answer in answers.items():
+        for name, code in zip(runs.PARTS, (TRAIN, VAL, TEST)):
+            chosen = (part == code) & (label > 0)
+            wanted = counted(label[chosen], answer.numpy()[chosen] + 1)
+            ours = made["confusion"].sel(head=head, part=name).values
+            assert ours.sum(1).tolist() == wanted.sum(1).tolist(), "rows are the truth"
+            assert abs(ours - wanted).sum() <= 2, "but for a tie between two classes, as the patches say"
+
+
+def test_map_and_confidence_are_those_of_predict_map(studied):
+    scene, split, made, model, _ = studied
+    cover = predict_map(model, scene)
+    assert (made["map"].values != cover.values).sum() <= 2, "but for a tie: a map multiplies out what is linear"
+    np.testing.assert_allclose(made["confidence"], cover.confidence, rtol=0, atol=1e-5)
+    inside = (split.values == TEST) & (scene["label"].values > 0)
+    wanted = counted(scene["label"].values[inside], made["map"].values[inside])
+    np.testing.assert_array_equal(made["confusion"].sel(head="fused", part="test"), wanted)
+
+
+def test_features_and_probes_are_of_evenly_taken_test_pixels(studied):
+    scene, split, made, model, out = studied
+    label, part = scene["label"].values.ravel(), split.values.ravel()
+    test, train, z, f = np.flatnonzero(part == TEST), part == TRAIN, out["z"].numpy(), out["f"].numpy()
+    kept = evaluate.KEPT_FEATURES
+    chosen = test[np.linspace(0, len(test) - 1, kept).astype(int)] if len(test) > kept else test
+    np.testing.assert_array_equal(made["sample_label"], label[chosen])
+    np.testing.assert_allclose(made["features"], z[chosen], atol=1e-4)
+    np.testing.assert_allclose(made["fused_features"], f[chosen], atol=1e-4)
+    np.testing.assert_array_equal(made["prototypes"], model.bank.means)
+    for i, m in enumerate(NAMES):
+        wanted = counted(label[test], metrics.linear_probe(z[train, i], label[train], z[test, i]))
+        ours = made["probe_confusion"].sel(modality=m).values
+        assert ours.sum(1).tolist() == wanted.sum(1).tolist()
+        assert abs(ours - wanted).sum() <= 0.04 * len(test), "but for rounding in the features"
+    assert float(made["cka"]) == pytest.approx(metrics.linear_cka(f[test], np.eye(4)[label[test] - 1]), abs=1e-3)
+    assert float(made["eta2"]) == pytest.approx(metrics.eta_squared(f[test], label[test]), abs=1e-3)
+
+
+def test_curves_are_in_their_bounds(studied):
+    made = studied[2]
+    for name in ("accuracy", "branch_accuracy", "probe_accuracy"):
+        assert ((made[name] >= 0) & (made[name] <= 1)).all()
+    assert float(made["probe_accuracy"].isel(epoch=-1).min()) > 0.1
+    known = made["direction"].sel(source=["prototype", "total"]).values
+    late = made.attrs["method"] == "late"
+    assert (np.abs(known) <= 1 + 1e-6).all() and np.isnan(made["direction"].sel(source="fused")).all() == late
+
+
+@pytest.mark.parametrize("method", ["s2enet", "rf"])
+def test_a_comparator_leaves_a_run_of_the_same_schema(two, method, tmp_path):
+    """Counts worked out again from predictions; the file comes back; what a comparator has no branch for is NaN."""
+    split = split_scene(two, radius=2)
+    made, model = fit(two, method, split, 3, "quick", "cpu", **SMALL)
+    assert (made.attrs["probed"], made.attrs["seed"], made.attrs["method"]) == (0, 3, method)
+    whole, label = predict_map(model, two).values, two["label"].values
+    for code, part in enumerate(runs.PARTS, 1):
+        inside = (split.values == code) & (label > 0)
+        wanted = counted(label[inside], whole[inside])
+        np.testing.assert_array_equal(made["confusion"].sel(head="fused", part=part), wanted)
+        np.testing.assert_array_equal(made["map"].values[inside], whole[inside])
+    outside = split.values == 0
+    assert (made["map"].values[outside] == 0).all() and np.isnan(made["confidence"].values[outside]).all()
+    for name in ("s", "rho", "prototypes", "branch_accuracy", "probe_accuracy", "direction", "cka", "eta2"):
+        assert np.isnan(made[name].values).all()
+    assert made["condition"].values.tolist() == ["none"] and not made["degraded_confusion"].values.any()
+    again = runs.load_run(runs.save_run(made.assign_attrs(run_id="0" * 16), tmp_path / "run.nc"))
+    np.testing.assert_array_equal(again["confusion"], made["confusion"])
+    trained = method == "s2enet"  # it has a history, the forest has none
+    assert np.isfinite(made["loss"].sel(term="fused")).all() == trained and made.sizes["epoch"] == 1 + trained
+
+
+def test_everything_that_is_compared_goes_the_whole_way(tmp_path, results, monkeypatch):
+    """METHODS=all: training, run file, tables, figures; budget and split are the same for all."""
+    monkeypatch.setitem(config.PRESETS, "quick", {"epochs": 1, "patch": 5, "width": 6, "features": 8, "batch": 64})
+    made = Plan([str(save_scene(make_scene(NAMES), tmp_path / "tiny.nc"))], 2, ["all"], "quick")
+    for spec in made.specs:
+        execute.train(spec, made.path(spec), "cpu")
+    found = made.open()
+    assert {r.attrs["method"] for r in found} == {*STUDY, *COMPARATORS} and len(found) == len(made.specs)
+    for name in ("split_hash", "scene_hash", "n_train", "n_test"):
+        assert len({r.attrs[name] for r in found}) == 1, name
+    for r in found:
+        settings = METHODS[r.attrs["method"]]
+        assert r.attrs["probed"] == (not {"network", "classifier"} & settings.keys()) and r.attrs["params"] > 0
+        assert r["confusion"].sel(head="fused").sum() == sum(r.attrs[f"n_{part}"] for part in runs.PARTS)
+        budget = {json.loads(r.attrs["config"])[name] for name in ("epochs", "patch")}
+        assert "classifier" in settings or (budget == {1, 5} and r.attrs["epoch_used"] == 1)
+    tables = report.write_all(found, made.scenes, made.splits, tmp_path / "tables")
+    for name in ("accuracy", "ranking", "complexity"):
+        assert set(tables[name]["method"]) - set(NAMES) == {*STUDY, *COMPARATORS}, name
+    inside = set(tables["imbalance"]["method"])
+    assert not {"mft", "svm"} & inside and {"ogm-ge", "mmpareto"} <= inside
+    assert not tables["accuracy"].drop(columns=["d_oa", "d_oa_lo", "d_oa_hi"]).isna().any(axis=None)
+    drawn = figures.write_all(tables, found, tmp_path / "figures", made.scenes, made.splits)
+    assert drawn and all(path.stat().st_size > 1000 for path in drawn)
+
+
+# Degraded sensors, worked out by hand
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return make_scene(NAMES).pipe(lambda s: s.assign(hsi=s["hsi"].assign_attrs(kind="hyperspectral")))
+
+
+def trained(scene, method, seed=0, **options):
+    split = split_scene(scene, radius=2)
+    trainer = make_trainer(scene, method, seed, split, **options)
+    trainer.run()
+    return trainer.model, split
+
+
+@pytest.fixture(scope="module")
+def concat(scene):
+    return trained(scene, "concat", epochs=6)
+
+
+def test_each_degradation_by_hand():
+    """Reflectance 0.2 and 0.4; a cloud takes half of a direct share of 0.8 and of 0.5: 0.12 and 0.3 are left."""
+    mean, std = torch.tensor([0.1, 0.5]), torch.tensor([0.05, 0.2])
+    table = normalise(torch.tensor([[0.2, 0.4], [float("nan"), 0.4]]), mean, std)
+    shaded = degrade.cloud_shadow(table, mean, std, torch.tensor([0.8, 0.5]), 0.5)
+    wanted = [[(0.12 - 0.1) / 0.05, (0.3 - 0.5) / 0.2], [0.0, -1.0]]
+    torch.testing.assert_close(shaded, torch.tensor(wanted), msg="no-data stays no-data")
+    table, order = torch.randn(50, 4), torch.tensor([2, 0, 3, 1])
+    shaded = degrade.cloud_shadow(table, torch.rand(4), torch.rand(4) + 0.5, torch.full((4,), 0.9), 0.0)
+    torch.testing.assert_close(shaded, table, rtol=1e-5, atol=1e-6)
+    draw = torch.randn(50, 4)
+    torch.testing.assert_close(degrade.noisy(table, draw, 0.5), table + 0.5 * draw)
+    half = degrade.without_bands(table, order, 0.5)
+    assert not half[:, [0, 2]].any() and torch.equal(half[:, [1, 3]], table[:, [1, 3]])
+
+
+def test_a_cloud_takes_more_of_the_red_than_of_the_blue(scene):
+    wide = wide_scene()[0]
+    direct, wavelength = degrade.direct_share(wide, "hsi").numpy(), wide["wavelength"].values
+    assert (np.diff(direct) > 0).all() and 0.6 < direct[0] < 0.75 and 0.85 < direct[-1] < 0.92
+    np.testing.assert_allclose(direct, 1 - (0.08 + 0.2 * (450 / wavelength) ** 3), rtol=1e-6)
+    simulated = simulate.simulate("sim-sar", 100)
+    np.testing.assert_allclose(degrade.direct_share(simulated, "hsi"), 1 - simulate.DIFFUSE, rtol=1e-6)
+    middle = np.interp(700, simulate.WAVELENGTH, 1 - simulate.DIFFUSE)
+    np.testing.assert_allclose(degrade.direct_share(simulated, "sar"), [middle] * 2, rtol=1e-4, err_msg="not its bands")
+    np.testing.assert_allclose(degrade.direct_share(scene, "hsi"), [middle] * 6, rtol=1e-4, err_msg="none stated")
+    assert degrade.dominant(scene, ["dsm", "sar", "hsi"]) == "hsi" and degrade.dominant(scene, ["dsm", "sar"]) == "dsm"
+
+
+def test_noise_is_one_draw_for_all_strengths_and_lost_bands_are_nested():
+    table = torch.ones(4000, 24)
+    table[7] = 0
+    before, here = table.clone(), (torch.zeros(24), torch.ones(24))
+    found = dict(degrade.degradations(wide_scene()[0], "hsi", table, *here))
+    assert len(found) == 9 and torch.equal(table, before), "the clean bands are not written over"
+    draws = [(found[f"hsi noise {sd:g}"] - table)[8:] / sd for sd in runs.STRENGTHS["noise"]]
+    for draw in draws:
+        assert draw.std(0).numpy() == pytest.approx(np.ones(24), rel=0.06) and draw.mean(0).abs().max() < 0.06
+        torch.testing.assert_close(draw, draws[0], rtol=0, atol=1e-5)
+    assert np.abs(np.corrcoef(draws[0].T.numpy()) - np.eye(24)).max() < 0.08, "bands are independent"
+    assert not found["hsi noise 2"][7].any(), "no-data stays no-data"
+    lost = [set(np.flatnonzero(~found[f"hsi band loss {s:g}"].any(0).numpy())) for s in runs.STRENGTHS["band loss"]]
+    assert [len(bands) for bands in lost] == [6, 12, 18] and lost[0] < lost[1] < lost[2] and lost[1] != set(range(12))
+    assert (found["hsi band loss 0.75"][8:, sorted(set(range(24)) - lost[2])] == 1).all()
+    one, again, other = (
+        dict(degrade.degradations(make_scene(name=name), "hsi", table[:20, :6], here[0][:6], here[1][:6]))
+        for name in ("a", "a", "b")
+    )
+    assert all(torch.equal(one[key], again[key]) for key in one) and not torch.equal(
+        one["hsi noise 1"], other["hsi noise 1"]
+    )
+
+
+def test_conditions_and_counts(scene, concat, monkeypatch):
+    model, split = concat
+    names, counts = degrade.degraded_counts(model.train(), scene, split)
+    degraded = [f"hsi {kind} {strength:g}" for kind, values in runs.STRENGTHS.items() for strength in values]
+    assert names == ["none", *degraded, "hsi missing", "sar missing", "dsm missing"] and not model.training
+    test = np.flatnonzero(split.values.ravel() == TEST)
+    truth = scene["label"].values.ravel()
+    assert (counts.sum(2) == np.bincount(truth[test], minlength=5)[1:]).all(), "every test pixel once"
+    monkeypatch.setattr(degrade, "PIXELS", 30)
+    monkeypatch.setattr(degrade, "BATCH", 7)
+    _, few = degrade.degraded_counts(model, scene, split)
+    chosen = truth[test[np.linspace(0, len(test) - 1, 30).astype(int)]]
+    assert (few.sum(2) == np.bincount(chosen, minlength=5)[1:]).all(), "at most so many, evenly spaced"
+    with pytest.raises(PrsaError, match="expected test pixels .* got none. Use a split"):
+        degrade.degraded_counts(model, scene, split.where(split != TEST, 0))
+
+
+@pytest.mark.parametrize("method", ["late", "concat", "prsanet"])
+def test_clean_and_missing_are_the_models_own_answers(scene, method, monkeypatch):
+    """Worked out again from windows: missing is zeros after normalisation; only the degraded modality changes."""
+    model, split = trained(scene, method)
+    test = np.flatnonzero(split.values.ravel() == TEST)
+    seen, classify = [], model.classify
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "classify", lambda z: (seen.append(z.clone()), classify(z))[1])
+        names, counts = degrade.degraded_counts(model, scene, split)
+    seen, counts = dict(zip(names, seen, strict=True)), dict(zip(names, counts, strict=True))
+    for condition, z in seen.items():
+        for i, m in enumerate(NAMES):
+            same = torch.equal(z[:, i], seen["none"][:, i])
+            assert same != condition.startswith(m + " "), f"{m} under {condition}"
+    x = {m: values[test] for m, values in every_patch(model, scene).items()}
+    truth = scene["label"].values.ravel()[test]
+    cases = {"none": {}} | {f"{m} missing": {m: torch.zeros_like(x[m])} for m in NAMES}
+    for condition, changed in cases.items():
+        with torch.no_grad():
+            out = model(x | changed)
+        torch.testing.assert_close(seen[condition], out["z"], rtol=1e-4, atol=1e-4)
+        wanted = counted(truth, out["logits"].argmax(1).numpy() + 1)
+        assert abs(counts[condition] - wanted).sum() <= 2, "but for a tie between two classes"
+    assert not np.array_equal(counts["hsi missing"], counts["none"])
+
+
+def test_a_pixel_is_degraded_alike_in_all_windows_methods_and_seeds(scene):
+    """What the encoders are given, put back on the scene's grid: one value per pixel and band."""
+    grids, split = [], split_scene(scene, radius=2)
+    test = np.flatnonzero(split.values.ravel() == TEST)
+    inside = np.isin(test // 48, range(2, 38)) & np.isin(test % 48, range(2, 46))
+    for method, seed in (("concat", 0), ("prsanet", 5)):
+        model = make_trainer(scene, method, seed, split).model
+        given = []
+        model.encoders["hsi"].register_forward_hook(lambda _, args, out, given=given: given.append(args[0].clone()))
+        names, _ = degrade.degraded_counts(model, scene, split)
+        windows = torch.cat(given).view(len(names) - 2, len(test), 6, 5, 5)  # sar and dsm missing are not encoded
+        grid = np.full((len(windows), 6, 40, 48), np.nan, np.float32)
+        for w, centre in zip(windows[:, inside].swapaxes(0, 1).numpy(), test[inside]):
+            y, x = divmod(centre, 48)
+            there = grid[:, :, y - 2 : y + 3, x - 2 : x + 3]
+            assert ((there == w) | np.isnan(there)).all(), "a window before this one showed another value"
+            grid[:, :, y - 2 : y + 3, x - 2 : x + 3] = w
+        grids.append(grid)
+    np.testing.assert_array_equal(*grids)
+    assert np.isfinite(grids[0]).any()
+
+
+def test_damage_costs_accuracy_where_the_modality_is_all_there_is():
+    scene = make_scene(noise=0.3).pipe(lambda s: s.assign(hsi=s["hsi"].assign_attrs(kind="hyperspectral")))
+    model, split = trained(scene, "late", epochs=12, only=["hsi"])
+    names, counts = degrade.degraded_counts(model, scene, split)
+    oa = {name: np.trace(c) / c.sum() for name, c in zip(names, counts)}
+    assert oa["none"] > 0.9 and oa["hsi missing"] < 0.6 and "sar missing" not in names
+    assert oa["hsi noise 2"] < oa["hsi noise 0.5"] <= oa["none"] and oa["hsi band loss 0.75"] < oa["none"]
