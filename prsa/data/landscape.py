@@ -1,6 +1,7 @@
-"""The land of the simulated scenes: covers, areas, parcels, buildings, roads, terrain and heights, deterministic by seed. Source: ours.
+"""The land of the simulated scenes: covers, areas, parcels, buildings, roads and heights, deterministic by seed.
 
-What the covers look like to the three sensors is part of `Cover`; the sensors themselves are in `prsa.data.simulate`, whose text describes the whole.
+What the covers look like to the three sensors is part of `Cover`; the sensors themselves are in `prsa.data.simulate`,
+whose text describes the whole. Source: ours.
 """
 
 import zlib
@@ -10,8 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from ..errors import PrsaError
+from .splits import TEST, TRAIN, VAL
 
-TRAIN, VAL, TEST = 1, 2, 3  # codes of the areas
 GAP = 10  # pixels between areas: twice the radius of an 11 x 11 window
 PIXEL = 2.0  # m
 
@@ -23,124 +24,37 @@ class Cover:
     name: str
     blue: float  # continuum reflectance at 400 nm
     nir: float  # continuum reflectance at 1000 nm
-    bend: float = 1.0  # exponent of the continuum between them: below 1 rises early
-    chlorophyll: float = 0.0  # optical depth of the pigment bands
-    iron: float = 0.0  # optical depth of the iron oxide bands
-    leaf_water: float = 0.0  # optical depth of the 970 nm band
-    aluminium: float = 0.0  # optical depth of the 830 nm band
-    green: float = 1.0  # fraction of a pixel covered; the rest is soil
-    texture: float = 0.05  # sd of log brightness from pixel to pixel
-    height: float = 0.0  # m above ground, mean over objects
-    height_sd: float = 0.0  # m, between objects
-    vv: float = -12.0  # dB at 35 degrees
-    vh: float = -20.0  # dB at 35 degrees
-    fall: float = 0.12  # dB per degree of incidence: smooth surfaces fall faster than volumes
-    grain: float = 20.0  # shape of the gamma texture of backscatter: small is rough
+    bend: float  # exponent of the continuum between them: below 1 rises early
+    chlorophyll: float  # optical depth of the pigment bands
+    iron: float  # optical depth of the iron oxide bands
+    leaf_water: float  # optical depth of the 970 nm band
+    aluminium: float  # optical depth of the 830 nm band
+    green: float  # fraction of a pixel covered; the rest is soil
+    texture: float  # sd of log brightness from pixel to pixel
+    height: float  # m above ground, mean over objects
+    height_sd: float  # m, between objects
+    vv: float  # dB at 35 degrees
+    vh: float  # dB at 35 degrees
+    fall: float  # dB per degree of incidence: smooth surfaces fall faster than volumes
+    grain: float  # shape of the gamma texture of backscatter: small is rough
 
 
-SOIL = Cover("bare soil", 0.07, 0.32, 0.8, iron=0.45, texture=0.07, vv=-12.5, vh=-22.5, fall=0.18)
-COVERS = (
-    Cover("water", 0.055, 0.012, 0.6, chlorophyll=0.15, texture=0.08, vv=-21.0, vh=-29.0, fall=0.35),
-    SOIL,
-    Cover("asphalt road", 0.075, 0.135, 0.7, texture=0.06, vv=-18.5, vh=-25.5, fall=0.25),
-    Cover("concrete", 0.20, 0.34, 0.5, iron=0.15, texture=0.06, vv=-16.0, vh=-25.0, fall=0.22),
-    Cover("bitumen roof", 0.060, 0.105, 0.8, texture=0.06, height=8.0, height_sd=2.5, vv=-9.5, vh=-20.5, grain=6.0),
-    Cover(
-        "tile roof", 0.17, 0.36, 0.6, iron=1.05, texture=0.08, height=6.0, height_sd=1.2, vv=-7.0, vh=-17.0, grain=6.0
-    ),
-    Cover(
-        "metal roof",
-        0.24,
-        0.34,
-        0.5,
-        iron=0.08,
-        aluminium=0.10,
-        texture=0.07,
-        height=7.5,
-        height_sd=2.0,
-        vv=-3.5,
-        vh=-15.0,
-        grain=6.0,
-    ),
-    Cover(
-        "grass",
-        0.34,
-        0.40,
-        1.0,
-        1.9,
-        leaf_water=0.12,
-        green=0.80,
-        texture=0.06,
-        height=0.15,
-        height_sd=0.05,
-        vv=-14.0,
-        vh=-20.5,
-        fall=0.12,
-    ),
-    Cover(
-        "crop",
-        0.36,
-        0.50,
-        1.0,
-        3.1,
-        leaf_water=0.16,
-        green=0.78,
-        texture=0.06,
-        height=0.9,
-        height_sd=0.3,
-        vv=-10.5,
-        vh=-18.0,
-        fall=0.08,
-    ),
-    Cover(
-        "shrub",
-        0.25,
-        0.32,
-        1.0,
-        2.3,
-        leaf_water=0.10,
-        green=0.72,
-        texture=0.12,
-        height=2.6,
-        height_sd=0.8,
-        vv=-11.5,
-        vh=-16.0,
-        fall=0.06,
-        grain=10.0,
-    ),
-    Cover(
-        "deciduous trees",
-        0.32,
-        0.44,
-        1.0,
-        3.4,
-        leaf_water=0.14,
-        green=0.92,
-        texture=0.14,
-        height=11.0,
-        height_sd=2.5,
-        vv=-8.0,
-        vh=-13.0,
-        fall=0.04,
-        grain=8.0,
-    ),
-    Cover(
-        "conifers",
-        0.15,
-        0.21,
-        1.0,
-        2.8,
-        leaf_water=0.12,
-        green=0.92,
-        texture=0.15,
-        height=14.0,
-        height_sd=3.0,
-        vv=-9.5,
-        vh=-14.5,
-        fall=0.04,
-        grain=8.0,
-    ),
-)
+# Columns as in `Cover`.
+_TABLE = """
+    water           0.055 0.012 0.6 0.15    0    0   0    1 0.08    0    0   -21   -29 0.35 20
+    bare-soil        0.07  0.32 0.8    0 0.45    0   0    1 0.07    0    0 -12.5 -22.5 0.18 20
+    asphalt-road    0.075 0.135 0.7    0    0    0   0    1 0.06    0    0 -18.5 -25.5 0.25 20
+    concrete          0.2  0.34 0.5    0 0.15    0   0    1 0.06    0    0   -16   -25 0.22 20
+    bitumen-roof     0.06 0.105 0.8    0    0    0   0    1 0.06    8  2.5  -9.5 -20.5 0.12  6
+    tile-roof        0.17  0.36 0.6    0 1.05    0   0    1 0.08    6  1.2    -7   -17 0.12  6
+    metal-roof       0.24  0.34 0.5    0 0.08    0 0.1    1 0.07  7.5    2  -3.5   -15 0.12  6
+    grass            0.34   0.4   1  1.9    0 0.12   0  0.8 0.06 0.15 0.05   -14 -20.5 0.12 20
+    crop             0.36   0.5   1  3.1    0 0.16   0 0.78 0.06  0.9  0.3 -10.5   -18 0.08 20
+    shrub            0.25  0.32   1  2.3    0  0.1   0 0.72 0.12  2.6  0.8 -11.5   -16 0.06 10
+    deciduous-trees  0.32  0.44   1  3.4    0 0.14   0 0.92 0.14   11  2.5    -8   -13 0.04  8
+    conifers         0.15  0.21   1  2.8    0 0.12   0 0.92 0.15   14    3  -9.5 -14.5 0.04  8
+"""
+COVERS = tuple(Cover(n.replace("-", " "), *map(float, rest)) for n, *rest in map(str.split, _TABLE.split("\n")[1:-1]))
 NAMES = tuple(cover.name for cover in COVERS)
 CODE = {name: k for k, name in enumerate(NAMES, 1)}
 
@@ -181,16 +95,14 @@ def cover_table(name: str) -> np.ndarray:
 
 
 def make_landscape(config: Landscape, kind: str, seed: int, size: int) -> dict[str, np.ndarray]:
-    """Draw maps until every class is present in every area; at most a handful of draws. Rasters (y, x) by name: label, area, heights and so on.
+    """Draw maps until every class is in every area. Rasters (y, x) by name: label, area, height and so on.
 
     Raises `PrsaError` when no draw holds every class.
     """
     for attempt in range(50):
         land = _draw_landscape(config, np.random.default_rng([*stream_key(kind, seed), 0, attempt]), size)
-        counts = [
-            np.bincount(land["label"][land["area"] == a], minlength=len(COVERS) + 1)[1:].min()
-            for a in (TRAIN, VAL, TEST)
-        ]
+        by_area = (land["label"][land["area"] == a] for a in (TRAIN, VAL, TEST))
+        counts = [np.bincount(label, minlength=len(COVERS) + 1)[1:].min() for label in by_area]
         if all(n >= least for n, least in zip(counts, config.fewest)):
             return land
     raise PrsaError(
@@ -202,25 +114,16 @@ def _draw_landscape(config, rng, size):
     y, x = np.mgrid[:size, :size].astype(float)
     area, starts = _areas(config, rng, size)
     warp_y, warp_x = 3 * smooth_field(rng, size, 8), 3 * smooth_field(rng, size, 8)
-    # Parcels: nearest of jittered seeds, on warped coordinates; uses dealt out area by area, so that each has all of them.
+    # Parcels: nearest of jittered seeds, on warped coordinates; uses are dealt out area by area, so that each has all.
     n = round(size / config.parcel)
-    grid = (
-        (
-            np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2)
-            + rng.uniform(0.1, 0.9, (n * n, 2))
-        )
-        * size
-        / n
-    )
+    corners = np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2)
+    grid = (corners + rng.uniform(0.1, 0.9, (n * n, 2))) * size / n
     distance = (y + warp_y - grid[:, 0, None, None]) ** 2 + (x + warp_x - grid[:, 1, None, None]) ** 2
     parcel = distance.argmin(0)
     owner = area[np.clip(grid[:, 0].astype(int), 0, size - 1), np.clip(grid[:, 1].astype(int), 0, size - 1)]
     use = np.empty(n * n, int)
-    deck = [CODE[c] for c in ("grass", "crop", "bare soil", "concrete", "shrub", "deciduous trees", "conifers")] + [
-        0,
-        0,
-        0,
-    ]  # 0: built-up
+    deck = [CODE[c] for c in ("grass", "crop", "bare soil", "concrete", "shrub", "deciduous trees", "conifers")]
+    deck += [0, 0, 0]  # built-up
     for a in range(4):
         members = np.flatnonzero(owner == a)
         use[members] = np.resize(rng.permutation(deck), members.size)
@@ -246,7 +149,7 @@ def _draw_landscape(config, rng, size):
 
 
 def _areas(config, rng, size):
-    """Area code per pixel, (y, x), and (start, width) of each strip; half of the scenes have the training area on the right."""
+    """Area code (y, x) and (start, width) of each strip; half of the scenes have the training area on the right."""
     widths = np.round(np.array(config.shares) * (size - 2 * GAP)).astype(int)
     widths[2] = size - 2 * GAP - widths[:2].sum()
     starts = np.cumsum([0, *(widths[:2] + GAP)])

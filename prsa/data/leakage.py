@@ -15,7 +15,7 @@ def kind_label(kind: str) -> str:
 
 
 def distance_to_training(split: xr.DataArray) -> np.ndarray:
-    """Chebyshev distance (pixels) of every pixel to the nearest training pixel, int (y, x). Raises `PrsaError` without training pixels."""
+    """Chebyshev distance in pixels to the nearest training pixel, int (y, x). Raises `PrsaError` when there is none."""
     train = split.values == TRAIN
     if not train.any():
         raise PrsaError("expected training pixels (1) in the split, got none. Fix: make it with split_scene.")
@@ -23,11 +23,12 @@ def distance_to_training(split: xr.DataArray) -> np.ndarray:
 
 
 def audit(scene: xr.Dataset, split: xr.DataArray, radius: int, predicted: np.ndarray | None = None) -> dict:
-    """What one split leaks through windows of this radius, and with a map ``predicted (y, x)`` what that does to the test accuracy.
+    """What one split leaks through windows of this radius, and what that does to the accuracy of a map (y, x).
 
-    Returns ``n_test``, ``share_overlap`` and ``share_val_overlap`` (fractions of the test and validation pixels whose window contains a
-    training pixel), ``distance_median`` of the test pixels, and with a map ``oa_all``, ``oa_clean`` (test pixels that do not leak) and
-    ``oa_overlap`` (those that do) in points; NaN where there is no such pixel. Raises `PrsaError` for other grids.
+    Returns ``n_test``, ``share_overlap`` and ``share_val_overlap`` (fractions of the test and validation pixels whose
+    window contains a training pixel), ``distance_median`` of the test pixels; with a map ``oa_all``, ``oa_clean`` (test
+    pixels that do not leak) and ``oa_overlap`` (those that do) in points; NaN where there is no such pixel. Raises
+    `PrsaError` for other grids.
     """
     shape = scene["label"].shape
     for what, got in (("split", split.shape), ("map", shape if predicted is None else np.shape(predicted))):

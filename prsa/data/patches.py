@@ -8,16 +8,16 @@ from ..errors import PrsaError
 
 
 def reflect_index(start: int, stop: int, size: int) -> np.ndarray:
-    """Positions start..stop-1 folded back into 0..size-1 by reflection without repeating the edge (numpy's pad mode "reflect")."""
+    """Positions start..stop-1 folded back into 0..size-1 by reflection, the edge not repeated (numpy's "reflect")."""
     period = max(2 * (size - 1), 1)
     folded = np.abs(np.arange(start, stop)) % period
     return np.minimum(folded, period - folded)
 
 
 def band_statistics(scene: xr.Dataset, name: str, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per band over the training pixels ``train`` (y, x) bool, no-data left out: float32 (C,), (C,).
+    """Mean and standard deviation per band over the training pixels ``train`` (y, x) bool, no-data left out.
 
-    A band that is constant there gets deviation 1. Raises `PrsaError` for a band without any training value.
+    Both float32 (C,); a constant band gets deviation 1. Raises `PrsaError` for a band without any training value.
     """
     values = scene[name].values[:, train].astype(np.float64)  # (C, n)
     valid = np.isfinite(values)
@@ -25,7 +25,9 @@ def band_statistics(scene: xr.Dataset, name: str, train: np.ndarray) -> tuple[np
     if not count.all():
         dead = np.flatnonzero(count == 0).tolist()
         raise PrsaError(
-            f"modality {name}: expected data at training pixels in every band, got only no-data in band(s) {dead[:8]}. Drop these bands."
+            f"modality {name}: expected data at training pixels in every band, got only no-data in band(s) {dead[:8]}. "
+            "Likely causes: the bands are masked out (fix: drop them), or the sensor does not cover the training area "
+            "(check: its no-data beside the split; fix: another split)."
         )
     mean = np.where(valid, values, 0).sum(1) / count
     std = np.sqrt(np.where(valid, (values - mean[:, None]) ** 2, 0).sum(1) / count)
@@ -83,7 +85,7 @@ class PatchSource:
             self.offsets[name] = torch.from_numpy(symmetric).to(device)  # (8, side * side)
 
     def gather(self, index: torch.Tensor, symmetry: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """``index`` (B,) into the chosen pixels, ``symmetry`` (B,) in 0..7 -> dict of (B, C, p, p), channels last in memory."""
+        """``index`` (B,) into the chosen pixels, ``symmetry`` (B,) in 0..7 -> (B, C, p, p), channels last."""
         batch = {}
         for name, side in self.sides.items():
             rows = self.rows[name][index]  # (B, p*p)

@@ -1,40 +1,41 @@
-"""Three simulated scenes of heterogeneous sensors over one kind of landscape, deterministic by seed, and the imbalance dial.
+"""Three simulated scenes of different sensors over one kind of landscape, deterministic by seed; the imbalance dial.
 
-Landscape. A 2 m grid of about 160 x 160 pixels: warped Voronoi parcels (fields, woods, shrub, paved lots, built-up blocks with
-houses and halls), a stream and roads over rolling terrain; twelve land covers (`COVERS`). Three flight lines cross it: training,
-validation and test areas, 10 unlabelled pixels apart, so that even 11 x 11 windows of two areas share no pixel. Training labels are
-small survey plots (a few pixels each, about 130 pixels per class), validation and test areas are mapped wall to wall.
+Landscape. A 2 m grid of 160 x 160 pixels: warped Voronoi parcels (fields, woods, shrub, paved lots, built-up blocks),
+a stream and roads over rolling terrain; twelve land covers. Three flight lines cross it: training, validation and
+test areas, 10 unlabelled pixels apart, so that even 11 x 11 windows of two areas share no pixel. Training labels are
+small survey plots (about 130 pixels per class), validation and test areas are mapped wall to wall.
 
-Hyperspectral image (`Optics`; 60 bands, 400-1000 nm, reflectance). A pixel's spectrum is a sloped continuum times Beer-Lambert
-absorption by chlorophyll (blue and red bands, hence the red edge), iron oxide (charge transfer below 570 nm, 870 nm band), leaf water
-(970 nm) and aluminium (830 nm interband), the shape of leaf models such as PROSPECT (Jacquemoud & Baret 1990). Amounts vary by object
-and pixel. Sunlight is direct plus blue-rich diffuse light; direct light follows the slope of the surface and is cut by cast shadows
-and clouds. A Gaussian point-spread function mixes neighbours linearly; noise grows towards both ends of the detector.
-What the atmosphere and the season leave in the image depends on the *acquisition condition* c in [0, 1] of a pixel: gain, spectral
-tilt, haze (offset falling with wavelength), residual vapour at 940 nm, chlorophyll loss of the vegetation (phenology), wetter soil, and
-the chance of a cloud shadow.
+Hyperspectral image (`Optics`; 60 bands, 400-1000 nm, reflectance). A pixel's spectrum is a sloped continuum times
+Beer-Lambert absorption by chlorophyll, iron oxide (below 570 nm, 870 nm), leaf water (970 nm) and aluminium (830 nm),
+the shape of leaf models such as PROSPECT (Jacquemoud & Baret 1990). Amounts vary by object and pixel. Light is direct
+plus blue-rich diffuse; direct light follows the slope of the surface and is cut by cast shadows and clouds. A
+Gaussian point-spread function mixes neighbours; noise grows towards both ends of the detector. What atmosphere and
+season leave depends on the *condition* c in [0, 1] of a pixel: gain, spectral tilt, haze, residual vapour at 940 nm,
+chlorophyll loss (phenology), wetter soil, and the chance of a cloud shadow.
 
-SAR (`Radar`; VV and VH in dB). Backscatter of the cover at 35 degrees, an offset per object (moisture, roughness), fall-off with the local
-incidence angle, layover and radar shadow at height steps along range, gamma texture, thermal noise, and multi-look speckle: intensity times
-Gamma(L, 1/L), so that its coefficient of variation is 1 / sqrt(L) (Goodman 1976). VV and VH speckle are independent, as for
-reflection-symmetric targets. One pass at one time: the condition c does not touch it.
+SAR (`Radar`; VV and VH in dB). Backscatter of the cover at 35 degrees, an offset per object (moisture, roughness),
+fall-off with the local incidence angle, layover and radar shadow at height steps along range, gamma texture, thermal
+noise, and multi-look speckle: intensity times Gamma(L, 1/L), so that its coefficient of variation is 1 / sqrt(L)
+(Goodman 1976), independent in VV and VH. One pass at one time: the condition c does not touch it.
 
-Heights (`Laser`). Surface = terrain + gabled or flat roofs + round or conical crowns. The LiDAR samples it with a Poisson number of pulses
-per pixel (a pixel without a pulse takes the nearest one), reports the height above a ground model, whose error grows as ground returns
-get scarce, and the intensity at the last wavelength. The DSM of ``sim-tri`` is the surface itself with noise, terrain included.
+Heights (`Laser`). Surface = terrain + gabled or flat roofs + round or conical crowns. The LiDAR samples it with a
+Poisson number of pulses per pixel (a pixel without one takes the nearest), reports the height above a ground model,
+whose error grows as ground returns get scarce, and the intensity at the last wavelength. The DSM of ``sim-tri`` is
+the surface itself with noise, terrain included.
 
 The imbalance dial d in [0, 1], one mechanism per scene:
-``sim-sar``, ``sim-tri``  How far the condition c goes with the area. c = d a + (1 - d) u, where a is 0 in the training, 0.5 in the validation
-    and 1 in the test area, and u is a smooth field, uniform on [0, 1] everywhere. At 0 every area holds the whole range of conditions, so
-    that the optical image is harder to fit but what is learnt carries over; at 1 training saw only c = 0: easy to fit, brittle.
-    The looks of the SAR fall with it, from `Radar.looks` to `Radar.looks_strong`, geometrically.
-``sim-lidar``  Pulses per pixel fall geometrically from `Laser.pulses` to `Laser.pulses_strong`: from a LiDAR that is informative alone
-    to one that is weak alone but still tells a roof from a road. The condition stays a smooth field, alike in all areas.
+``sim-sar``, ``sim-tri``  How far the condition goes with the area: c = d a + (1 - d) u, where a is 0 in the training,
+    0.5 in the validation and 1 in the test area, and u is a smooth field, uniform on [0, 1] everywhere. At 0 every
+    area holds all conditions: harder to fit, but what is learnt carries over. At 1 training saw only c = 0: easy to
+    fit, brittle. The looks of the SAR fall with it, from `Radar.looks` to `Radar.looks_strong`, geometrically.
+``sim-lidar``  Pulses per pixel fall geometrically from `Laser.pulses` to `Laser.pulses_strong`: from a LiDAR that is
+    informative alone to one that still tells a roof from a road. The condition stays a smooth field in all areas.
 
-Seeds 0-9 are for evaluation, 100-119 for development. Parameters were set from the sensors' usual ranges and adjusted on development
-seeds to the two regimes, with concatenation and single branches only. All numbers are ours.
+Seeds 0-9 are for evaluation, 100-119 for development. Parameters were set from the sensors' usual ranges and adjusted
+on development seeds to the two regimes, with concatenation and single branches only. All numbers are ours.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable
@@ -45,19 +46,9 @@ import xarray as xr
 from scipy import ndimage
 
 from ..errors import PrsaError
-from .landscape import (
-    CODE,
-    GAP,
-    NAMES,
-    PIXEL,
-    VAL,
-    Landscape,
-    cover_table,
-    make_landscape,
-    ranks,
-    smooth_field,
-    stream_key,
-)
+from .landscape import CODE, GAP, NAMES, PIXEL, Landscape, cover_table, make_landscape, ranks, smooth_field, stream_key
+from .scene import SCHEMA
+from .splits import VAL
 
 WAVELENGTH = np.linspace(400.0, 1000.0, 60)  # nm
 
@@ -105,6 +96,12 @@ class Laser:
     strength: float = 0.35  # sd of the log intensity of a pulse (footprint, incidence)
 
 
+# Less drift, the same in all areas.
+ONE_FLIGHT = dataclasses.replace(
+    Optics(0.13, 0.08), noise=0.006, gain=-0.04, tilt=0.03, haze=0.008, vapour=0.05, season=0.10, clouds=0.05
+)
+
+
 @dataclass(frozen=True)
 class SimSar:
     """HSI + SAR: imbalance by optimisation."""
@@ -123,17 +120,7 @@ class SimLidar:
     dial: float = 0.8  # default setting
     title: str = "Simulated hyperspectral image and LiDAR"
     landscape: Landscape = Landscape()
-    optics: Optics = Optics(
-        spread=0.13,
-        cover_sd=0.08,
-        noise=0.006,
-        gain=-0.04,
-        tilt=0.03,
-        haze=0.008,
-        vapour=0.05,
-        season=0.10,
-        clouds=0.05,
-    )  # one flight: less drift, same in all areas
+    optics: Optics = ONE_FLIGHT
     laser: Laser = Laser()
 
 
@@ -154,7 +141,7 @@ EMBEDDED = tuple(CONFIGS)
 
 
 def parse_name(name: str) -> tuple[str, int, float | None]:
-    """``"sim-sar:3:0.5"`` -> ``("sim-sar", 3, 0.5)``; seed 0 and the kind's own dial (None) when left out. Raises `PrsaError`."""
+    """``"sim-sar:3:0.5"`` -> ``("sim-sar", 3, 0.5)``; left out: seed 0, the own dial (None). Raises `PrsaError`."""
     kind, *rest = str(name).split(":")
     form = f"expected KIND, KIND:SEED or KIND:SEED:DIAL with KIND one of {', '.join(EMBEDDED)}, got {name!r}"
     if kind not in EMBEDDED or len(rest) > 2:
@@ -173,21 +160,17 @@ def parse_name(name: str) -> tuple[str, int, float | None]:
 def simulate(kind: str, seed: int = 0, dial: float | None = None, size: int = 160) -> xr.Dataset:
     """A simulated scene, ``prsa-scene-1``, with fixed ``split`` and ``validation``.
 
-    Parameters: ``kind`` one of `EMBEDDED`; ``seed`` 0 or more; ``dial`` imbalance in [0, 1] (None: the kind's default);
-    ``size`` side of the square grid in pixels, 120 or more. The same seed at another dial has the same landscape.
+    Parameters: ``kind`` one of `EMBEDDED`; ``seed`` 0 or more; ``dial`` imbalance, 0 to 1 (None: the kind's own);
+    ``size`` side of the grid in pixels, 120 or more. The same seed at another dial has the same landscape.
     Modalities: ``hsi (60, y, x)`` reflectance; ``sar (2, y, x)`` dB; ``lidar (2, y, x)`` m and unitless; ``dsm (1, y, x)`` m.
     Raises `PrsaError` for an unknown kind or a value out of range. Source: ours, see the module's text.
     """
     if kind not in CONFIGS:
         raise PrsaError(f"unknown simulated scene {kind!r}. Expected one of {', '.join(EMBEDDED)}.")
     if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise PrsaError(
-            f"expected a scene seed that is a whole number, 0 or more, got {seed!r}. Use for example {kind}:3."
-        )
+        raise PrsaError(f"expected a scene seed that is a whole number, 0 or more, got {seed!r}. Example: {kind}:3.")
     if size < 120:
-        raise PrsaError(
-            f"expected a size of 120 pixels or more, got {size}. Smaller grids do not hold every class in every area."
-        )
+        raise PrsaError(f"expected a size of 120 pixels or more, got {size}. Smaller areas do not hold every class.")
     _check_dial(dial)
     config, seed = CONFIGS[kind], int(seed)
     setting = config.dial if dial is None else float(dial)
@@ -199,28 +182,24 @@ def simulate(kind: str, seed: int = 0, dial: float | None = None, size: int = 16
     if kind in ("sim-sar", "sim-tri"):
         data["sar"] = _radar(config.radar, land, setting, radar_rng), "sar", "backscatter, VV and VH", "dB"
     if kind == "sim-lidar":
-        data["lidar"] = (
-            _lidar(config.laser, land, reflectance[-1], setting, laser_rng),
-            "lidar",
-            "height above ground (m) and intensity",
-            "m, 1",
-        )
+        heights = _lidar(config.laser, land, reflectance[-1], setting, laser_rng)
+        data["lidar"] = heights, "lidar", "height above ground (m) and intensity", "m, 1"
     if kind == "sim-tri":
         surface = land["terrain"] + land["height"] + config.laser.noise * laser_rng.standard_normal((size, size))
         data["dsm"] = surface[None], "dsm", "surface elevation", "m"
     label, area = land["label"], land["area"]
-    scene = xr.Dataset(
-        {
-            name: (
-                (f"{name}_band", "y", "x"),
-                values.astype(np.float32),
-                {"kind": form, "long_name": text, "units": units},
-            )
-            for name, (values, form, text, units) in data.items()
-        },
+    rasters = {}
+    for name, (values, form, text, units) in data.items():
+        attrs = {"kind": form, "long_name": text, "units": units}
+        rasters[name] = (f"{name}_band", "y", "x"), values.astype(np.float32), attrs
+    rasters["label"] = ("y", "x"), label.astype(np.int16)
+    rasters["split"] = ("y", "x"), np.choose(area * (label > 0), [0, 1, 1, 2]).astype(np.int8)
+    rasters["validation"] = ("y", "x"), ((area == VAL) & (label > 0)).astype(np.int8)
+    return xr.Dataset(
+        rasters,
         coords={"hsi_band": np.arange(WAVELENGTH.size), "wavelength": ("hsi_band", WAVELENGTH, {"units": "nm"})},
         attrs={
-            "schema": "prsa-scene-1",
+            "schema": SCHEMA,
             "name": scene_name(kind, seed, dial),
             "title": f"{config.title} (seed {seed}, dial {setting:g})",
             "class_names": json.dumps(NAMES),
@@ -231,10 +210,6 @@ def simulate(kind: str, seed: int = 0, dial: float | None = None, size: int = 16
             "dial": setting,
         },
     )
-    scene["label"] = ("y", "x"), label.astype(np.int16)
-    scene["split"] = ("y", "x"), np.choose(area * (label > 0), [0, 1, 1, 2]).astype(np.int8)
-    scene["validation"] = ("y", "x"), ((area == VAL) & (label > 0)).astype(np.int8)
-    return scene
 
 
 def scene_name(kind: str, seed: int, dial: float | None) -> str:
@@ -255,35 +230,28 @@ def pulses_at(laser: Laser, dial: float) -> float:
 
 
 def speckle(intensity: np.ndarray, looks: float, rng: np.random.Generator) -> np.ndarray:
-    """Fully developed multi-look speckle on linear intensity: mean kept, coefficient of variation 1 / sqrt(looks) (Goodman 1976)."""
+    """Fully developed speckle on intensity: mean kept, coefficient of variation 1 / sqrt(looks), Goodman 1976."""
     return intensity * rng.gamma(looks, 1 / looks, intensity.shape)
 
 
 def _check_dial(dial):
     if dial is not None and not 0 <= dial <= 1:  # NaN fails too
-        raise PrsaError(
-            f"expected a dial between 0 (balanced) and 1 (strongly imbalanced), got {dial}. Use for example 0.5."
-        )
+        raise PrsaError(f"expected a dial between 0 (balanced) and 1 (strongly imbalanced), got {dial}. Example: 0.5.")
 
 
 def _gauss(centre, width):
     return np.exp(-0.5 * ((WAVELENGTH - centre) / width) ** 2)
 
 
-CHLOROPHYLL = (
-    1.0 * _gauss(435, 45)
-    + 0.6 * _gauss(490, 28)
-    + 0.28 * _gauss(570, 55)
-    + 0.45 * _gauss(635, 28)
-    + 0.75 * _gauss(676, 20)
-)
+CHLOROPHYLL = 1.0 * _gauss(435, 45) + 0.6 * _gauss(490, 28) + 0.28 * _gauss(570, 55)
+CHLOROPHYLL += 0.45 * _gauss(635, 28) + 0.75 * _gauss(676, 20)
 IRON = 1 / (1 + np.exp((WAVELENGTH - 570) / 25)) + 0.25 * _gauss(870, 45)
 DIFFUSE = 0.08 + 0.20 * (WAVELENGTH / 450) ** -3.0  # share of sky light on flat ground in the sun
 HAZE = (WAVELENGTH / 450) ** -1.6
 
 
 def _spectrum(cover, thing_z, chlorophyll_left, spread):
-    """Reflectance (N, bands) of pixels with cover codes (N,), object deviates (N, 3) and remaining share of chlorophyll (N,)."""
+    """Reflectance (N, bands) of pixels: cover codes (N,), object deviates (N, 3), chlorophyll left (N,)."""
 
     def amount(field):
         return cover_table(field)[cover][:, None]
@@ -307,9 +275,8 @@ def _optics(config, land, by_area, rng):
     plants = cover_table("chlorophyll")[flat] > 1
     left = 1 - config.season * condition.ravel()
     pure = _spectrum(flat, z, left, config.spread)
-    soil = _spectrum(np.full_like(flat, CODE["bare soil"]), z, left, config.spread) * (
-        1 - config.wetness * condition.reshape(-1, 1)
-    )
+    soil = _spectrum(np.full_like(flat, CODE["bare soil"]), z, left, config.spread)
+    soil = soil * (1 - config.wetness * condition.reshape(-1, 1))
     green = np.where(plants, cover_table("green")[flat] + config.cover_sd * z[:, 2], 1.0)
     green = np.where(flat == CODE["bare soil"], 0.0, np.clip(green, 0, 1))[:, None]
     grain = np.exp(cover_table("texture")[cover] * smooth_field(rng, size, 0.6)).reshape(-1, 1)
@@ -320,16 +287,15 @@ def _optics(config, land, by_area, rng):
     light = DIFFUSE[:, None, None] + (1 - DIFFUSE)[:, None, None] * direct
     tilt = config.tilt * rng.choice([-1, 1])
     gain = config.gain + tilt * (WAVELENGTH - 700) / 300 - config.vapour * _gauss(940, 18)
-    observed = (
-        reflectance * light * np.exp(gain[:, None, None] * condition) + config.haze * HAZE[:, None, None] * condition
-    )
+    observed = reflectance * light * np.exp(gain[:, None, None] * condition)
+    observed = observed + config.haze * HAZE[:, None, None] * condition
     observed = ndimage.gaussian_filter(observed, (0, config.blur, config.blur))
     noise = config.noise * (1 + 2 * np.abs((WAVELENGTH - 700) / 300) ** 4)
     return observed + noise[:, None, None] * rng.standard_normal(observed.shape)
 
 
 def _sunlight(config, land):
-    """Direct light relative to flat ground, (y, x): cosine of incidence on the smoothed surface, zero in cast shadow. Sun in the south-east."""
+    """Direct light relative to flat ground, (y, x): cosine of incidence, zero in cast shadow. Sun in the south-east."""
     surface = land["terrain"] + land["height"]
     elevation = math.radians(config.sun)
     toward = np.array([0.8, 0.6])  # rows down, columns right

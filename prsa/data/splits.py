@@ -133,8 +133,8 @@ def _require_every_class(names: list[str], label: np.ndarray, part: np.ndarray, 
     if missing:
         raise PrsaError(
             f"expected labelled pixels of every class, got none for {_listed(missing)}. Likely causes: labels count "
-            f"from 0, but 0 means unlabelled (check: label 0 covers {names[0][:40]!r}; fix: label + 1); class_names has "
-            "a name for 0, such as background (check: its first name; fix: remove that one); the class is not in this "
+            f"from 0, but 0 means unlabelled (check: label 0 covers {names[0][:40]!r}; fix: label + 1); class_names "
+            "has a name for 0, such as background (check: its first name; fix: remove it); the class is not in this "
             "scene (check: np.unique(scene.label, return_counts=True); fix: remove its name, renumber those above it)."
         )
     for row, what in ((TRAIN, "training"), (TEST, "test")):
