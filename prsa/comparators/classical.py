@@ -23,9 +23,7 @@ from ..data.patches import normalise, reflect_index
 from ..data.splits import TRAIN, check_reach, evenly
 from ..training.pixels import Pixels
 
-COMPONENTS = (
-    4  # spatial features are of this many principal components of a modality, or of its bands when it has no more
-)
+COMPONENTS = 4  # of a modality that spatial features are made from; its bands when it has no more
 GRID_PIXELS = 2000  # training and validation pixels, at most, that choose the grid point
 CELLS = 2**23  # pixels x features held at once while predicting: below half a gigabyte with all copies
 
@@ -40,8 +38,7 @@ def _by_root_of_count(x):
 
 
 def rbf_svm(seed: int):
-    """Support vector machine with Gaussian kernel, one against one (Melgani and Bruzzone, TGRS 2004); nothing in it is
-    random.
+    """Support vector machine with Gaussian kernel, one against one (Melgani and Bruzzone, TGRS 2004); not random.
 
     The grid's gamma is relative to 1 / number of features, scikit-learn's "scale" for standardised features.
     """
@@ -51,8 +48,7 @@ def rbf_svm(seed: int):
 
 
 def spatial_features(image: np.ndarray, side: int) -> np.ndarray:
-    """What the window of ``side`` pixels around a pixel says: image (h + 2r, w + 2r, n), r = side // 2, -> (h, w, F)
-    float32.
+    """Of the window of ``side`` pixels around a pixel: image (h + 2r, w + 2r, n), r = side // 2 -> (h, w, F) float32.
 
     Mean and standard deviation of the window, then opening and closing by the squares of half width 1 to r // 2 (the
     morphological profile of Benediktsson et al., TGRS 2005), each of n channels: F = (2 + 2 (r // 2)) n. Deviation: no
@@ -74,8 +70,7 @@ def spatial_features(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def class_probabilities(estimator, x: np.ndarray, n_classes: int) -> np.ndarray:
-    """Probabilities (n, K) float32 of the classes 1..K for features x (n, F); 0 for a class the fitted estimator never
-    saw.
+    """Features x (n, F) -> probabilities (n, K) float32 of the classes 1..K; 0 for a class the estimator never saw.
 
     An estimator without probabilities, as the SVM is, gets the softmax of its one-against-rest decision values: good
     for an order, not calibrated.
@@ -84,17 +79,16 @@ def class_probabilities(estimator, x: np.ndarray, n_classes: int) -> np.ndarray:
         p = estimator.predict_proba(x)
     else:
         decision = estimator.decision_function(x)
-        p = special.softmax(
-            decision if decision.ndim == 2 else np.stack([np.zeros_like(decision), decision], 1), axis=1
-        )
+        if decision.ndim == 1:  # of two classes
+            decision = np.stack([np.zeros_like(decision), decision], 1)
+        p = special.softmax(decision, axis=1)
     everything = np.zeros((len(x), n_classes), np.float32)
     everything[:, estimator.classes_ - 1] = p
     return everything
 
 
 class Classifier:
-    """A classifier fitted to the training pixels of a split when made; it predicts as the networks of
-    `prsa.comparators.networks` do.
+    """A classifier fitted to the training pixels of a split when made; it predicts as a `Network` does.
 
     The features of a pixel are the bands of all modalities, standardised on training pixels, no-data at their mean;
     with ``config.spatial`` also `spatial_features` of every modality's first principal components in the window of its
@@ -119,9 +113,7 @@ class Classifier:
         points = list(ParameterGrid(grid))
         self.point = points[0]
         if len(pixels.held) and len(points) > 1:
-            few = evenly(
-                np.argsort(y, kind="stable"), GRID_PIXELS
-            )  # in the order of the classes: of every one its share
+            few = evenly(np.argsort(y, kind="stable"), GRID_PIXELS)  # in the order of classes: of every one its share
             x_held, y_held = self._features_of(scene, pixels.held), pixels.label[pixels.held]
             right = []
             for point in points:
@@ -141,15 +133,11 @@ class Classifier:
         )  # the sign of an axis is free: fixed, as opening and closing differ by it
 
     def features(self, scene: xr.Dataset, start: int, stop: int) -> np.ndarray:
-        """Features of all pixels of the rows start..stop-1: (stop - start, width, F) float32; the scene goes on by
-        reflection at its border."""
-        found = []
+        """Features of all pixels of the rows start..stop-1, (rows, width, F) float32; the border is reflected."""
+        found, width = [], scene.sizes["x"]
         for m in self.modalities:
             r = self.sides[m] // 2 if self.config.spatial else 0
-            rows, cols = (
-                reflect_index(start - r, stop + r, scene.sizes["y"]),
-                reflect_index(-r, scene.sizes["x"] + r, scene.sizes["x"]),
-            )
+            rows, cols = reflect_index(start - r, stop + r, scene.sizes["y"]), reflect_index(-r, width + r, width)
             block = torch.from_numpy(scene[m].values[:, rows[:, None], cols]).permute(1, 2, 0)
             block = normalise(block, *self._statistics[m]).numpy()
             found.append(block[r : len(rows) - r, r : len(cols) - r])
@@ -158,32 +146,27 @@ class Classifier:
         return np.concatenate(found, axis=2)
 
     def _pieces(self, scene: xr.Dataset, pixels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield a part of the pixels (flat indices), in ascending order, and their features (n, F): as many rows at a
-        time as `CELLS` allows."""
+        """Yield a part of the pixels (flat indices), ascending, and its features (n, F): as many as `CELLS` allows."""
         height, width, pixels = scene.sizes["y"], scene.sizes["x"], np.sort(pixels)
         count = self.features(scene, 0, 1).shape[2]
         size = max(CELLS // (width * count), 1)
         for start in range(0, height, size):
             part = pixels[slice(*np.searchsorted(pixels, (start * width, (start + size) * width)))]
             if len(part):
-                yield (
-                    part,
-                    self.features(scene, start, min(start + size, height)).reshape(-1, count)[part - start * width],
-                )
+                rows = self.features(scene, start, min(start + size, height))
+                yield part, rows.reshape(-1, count)[part - start * width]
 
     def _features_of(self, scene: xr.Dataset, pixels: np.ndarray) -> np.ndarray:
         """Features (n, F) of ascending pixels."""
         return np.concatenate([x for _, x in self._pieces(scene, pixels)])
 
     def probabilities(self, scene: xr.Dataset, centres: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield ``part, p`` for the pixels ``centres`` (flat indices): a part of them and the `class_probabilities` (n,
-        K) there."""
+        """Yield ``part, p``: a part of the pixels ``centres`` (flat indices), and `class_probabilities` (n, K) there."""
         for part, x in self._pieces(scene, centres):
             yield part, class_probabilities(self.estimator, x, len(self.classes))
 
     def complexity(self) -> dict[str, int]:
-        """Stored numbers and work per pixel of the estimator, features not counted; a map costs per pixel what one
-        pixel costs.
+        """Stored numbers and work per pixel of the estimator, without the features.
 
         SVM: support vectors x features + coefficients, and the multiply-accumulates of the kernel. Forest: feature and
         threshold of every node, and, as it multiplies nothing, in place of multiply-accumulates the comparisons along

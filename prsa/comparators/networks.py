@@ -1,14 +1,11 @@
 """Published networks of the field: one class each, written anew from paper and architecture; every deviation is stated.
 
-They share budget, batches, augmentation and optimiser with all other methods
-(`prsa.comparators.networks.NetworkTrainer`), take any number of bands and classes, and are trained from scratch. A
-`Config` names the class: ``network="prsa.comparators.networks:EndNet"``.
-
-The code is our own; layer sizes, dropout and loss weights are those of the code that the authors of each paper
-published. What differs in all four and is not repeated below: bands are standardised on the training pixels (the
-authors' data lie in 0..1, as we read it), a layer in front of a batch norm has no bias (the norm takes it out again),
-layers start from PyTorch's default random weights, optimiser and weight decay are the study's, and the first modality
-of a scene plays the role of the papers' HSI.
+They share budget, batches, augmentation and optimiser with all other methods (`NetworkTrainer`), take any number of
+bands and classes, and are trained from scratch. Layer sizes, dropout and loss weights are those of the code that the
+authors published. What differs in all four and is not repeated below: bands are standardised on the training pixels
+(the authors' data lie in 0..1, as we read it), a layer in front of a batch norm has no bias (the norm takes it out
+again), layers start from PyTorch's default random weights, optimiser and weight decay are the study's, and the first
+modality of a scene plays the role of the papers' HSI.
 """
 
 import math
@@ -30,8 +27,7 @@ GATHERED, CHUNK = 4096, 256  # patches kept and predicted at a time
 
 
 class Network(PixelNetwork):
-    """Base: a network of co-registered patches. Subclasses write `build` and `forward`, and `terms` when their loss has
-    more parts."""
+    """Base: a network of patches. Subclasses write `build`, `forward` and, with further losses, `terms`."""
 
     def __init__(
         self, bands: dict[str, int], classes: list[str], config: Config, seed: int = 0, statistics: dict | None = None
@@ -67,8 +63,7 @@ class Network(PixelNetwork):
 
     @torch.inference_mode()
     def probabilities(self, scene: xr.Dataset, centres: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield ``part, p`` for the pixels ``centres`` (flat indices): a part of them and the probabilities (n, K) of
-        the classes."""
+        """Yield ``part, p``: a part of the pixels ``centres`` (flat indices), and the probabilities (n, K) there."""
         self.eval()
         device = next(self.parameters()).device
         statistics = {m: tuple(s.cpu() for s in pair) for m, pair in self.statistics().items()}
@@ -82,17 +77,14 @@ class Network(PixelNetwork):
 def dense(inputs: int, *outputs: int) -> nn.Sequential:
     """Fully connected layers of the given sizes, each with batch norm and ReLU: (B, inputs) -> (B, outputs[-1])."""
     sizes = zip((inputs, *outputs), outputs)
-    return nn.Sequential(
-        *(layer for a, b in sizes for layer in (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()))
-    )
+    layers = [layer for a, b in sizes for layer in (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU())]
+    return nn.Sequential(*layers)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Convolution with zero padding that keeps the window, batch norm, activation: (B, inputs, p, p) -> (B, outputs, p,
-    p)."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs), activation()
-    )
+    """Convolution that keeps the window, batch norm, activation: (B, inputs, p, p) -> (B, outputs, p, p)."""
+    kernels = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(kernels, nn.BatchNorm2d(outputs), activation())
 
 
 class EndNet(Network):
@@ -117,29 +109,20 @@ class EndNet(Network):
         self.encoders = PerModality({m: dense(n, 16, 32, 64, 128) for m, n in self.bands.items()})
         self.fuse = dense(128 * len(self.bands), 128)
         self.head = nn.Sequential(dense(128, 64), nn.Linear(64, len(self.classes)))
-        self.decoders = PerModality(
-            {
-                m: nn.Sequential(
-                    nn.Linear(128, 64),
-                    nn.Sigmoid(),
-                    nn.Linear(64, 32),
-                    nn.Sigmoid(),
-                    nn.Linear(32, 16),
-                    nn.Sigmoid(),
-                    nn.Linear(16, n),
-                )
-                for m, n in self.bands.items()
-            }
-        )
+        self.decoders = PerModality({m: self.decoder(n) for m, n in self.bands.items()})
+
+    def decoder(self, bands: int) -> nn.Sequential:
+        """v (B, 128) -> x'^m at the centre (B, C_m)."""
+        inner = [layer for size in (128, 64, 32) for layer in (nn.Linear(size, size // 2), nn.Sigmoid())]
+        return nn.Sequential(*inner, nn.Linear(16, bands))
 
     def centre(self, x: dict[str, torch.Tensor], m: str) -> torch.Tensor:
         """x[m] (B, C_m, p, p) -> its centre pixel (B, C_m)."""
         return x[m][:, :, self.sides[m] // 2, self.sides[m] // 2]
 
     def forward(self, x):
-        fused = self.fuse(
-            torch.cat([encoder(self.centre(x, m)) for m, encoder in self.encoders.items()], dim=1)
-        )  # (B, 128)
+        h = torch.cat([encoder(self.centre(x, m)) for m, encoder in self.encoders.items()], dim=1)  # (B, 128 M)
+        fused = self.fuse(h)  # (B, 128)
         return {"logits": self.head(fused), "fused": fused}
 
     def terms(self, out, x, y):
@@ -153,14 +136,14 @@ class CoupledCNN(Network):
 
     ::
 
-        h^m = g_3(g_2(g_1^m(x^m)))             g = max pool ReLU BN (3x3 convolution), 32, 64 and 128 channels; g_2 and
-        g_3 are shared o_m = W_m h^m,  o_0 = W_0 sum_m h^m    feature-level fusion by the sum, the paper's other choices
-        being maximum and concatenation logits = sum_j u_j * o_j               decision-level fusion, j = 0..M, u_jk =
-        right_jk / sum_i right_ik L = CE(o_0, y) + 0.01 sum_m CE(o_m, y)
+        h^m = g_3(g_2(g_1^m(x^m)))             g = max pool ReLU BN (3x3 convolution), 32, 64 and 128 channels
+        o_m = W_m h^m,  o_0 = W_0 sum_m h^m    feature-level fusion by the sum (the paper also has maximum and stack)
+        logits = sum_j u_j * o_j               decision-level fusion, j = 0..M, u_jk = right_jk / sum_i right_ik
+        L = CE(o_0, y) + 0.01 sum_m CE(o_m, y)
 
-    with right_jk the number of training samples of class k that output j gets right; dropout of 0.5 after g_2 and g_3.
-    Pooling is 2x2, the third over all that is left, which is 2x2 for the authors' patch of 11; a window of one pixel is
-    not pooled any further (patch 7 after g_2).
+    g_2 and g_3 are shared; right_jk is the number of training samples of class k that output j gets right; dropout 0.5
+    after g_2 and g_3. Pooling is 2x2, the third over all that is left, which is 2x2 for the authors' patch of 11; a
+    window of one pixel is not pooled any further (patch 7 after g_2).
 
     Ours: instead of 20 principal components of the HSI, a modality of more than 20 bands goes through a learned linear
     1x1 convolution to 20. The shared layers share their kernels but keep a batch norm per modality: in the authors'
@@ -177,10 +160,7 @@ class CoupledCNN(Network):
             project = [nn.Conv2d(n, self.COMPONENTS, 1, bias=False)] if n > self.COMPONENTS else []
             first[m] = nn.Sequential(*project, conv(min(n, self.COMPONENTS), 32))
         self.first = PerModality(first)
-        self.second, self.third = (
-            nn.Conv2d(32, 64, 3, padding=1, bias=False),
-            nn.Conv2d(64, 128, 3, padding=1, bias=False),
-        )
+        self.second, self.third = (nn.Conv2d(n, 2 * n, 3, padding=1, bias=False) for n in (32, 64))
         self.norms = PerModality({m: nn.ModuleList([nn.BatchNorm2d(64), nn.BatchNorm2d(128)]) for m in self.bands})
         self.drop = nn.Dropout(0.5)
         self.heads = nn.ModuleList(nn.Linear(128, k) for _ in range(1 + len(self.bands)))
@@ -208,10 +188,8 @@ class CoupledCNN(Network):
         if self.training:
             hits = (out["outputs"].argmax(2) == y).float()  # (1 + M, B)
             self.right.mul_(self.FADING).add_(hits @ F.one_hot(y, len(self.classes)).float())
-        return {
-            "fused": F.cross_entropy(fused, y),
-            "single": self.AUXILIARY * sum(F.cross_entropy(o, y) for o in single),
-        }
+        single = self.AUXILIARY * sum(F.cross_entropy(o, y) for o in single)
+        return {"fused": F.cross_entropy(fused, y), "single": single}
 
 
 class S2ENet(Network):
@@ -220,12 +198,12 @@ class S2ENet(Network):
 
     ::
 
-        a = g(g(g(x^1))), b = g(g(g(x^2)))     g = ReLU BN (3x3 convolution); 128, 64, 32 channels and 8, 16, 32; as
-        matrices 32 x N, N = p^2 a' = a * (T_1(a)^T T_2(b) w)^T         spatial enhancement: a factor per pixel of a, w
-        (N) learned; T = sigmoid BN (1x1), 16 channels b' = b * (T_3(b) T_4(a)^T v)           spectral enhancement: a
-        factor per channel of b, v (32) learned; T_3, T_4 of 32 channels logits = W mean_pixels g_1([a', b'])   g_1 =
-        ReLU BN (1x1 convolution), 64 - 32
+        a = g(g(g(x^1))), b = g(g(g(x^2)))     g = ReLU BN (3x3 convolution); 128, 64, 32 and 8, 16, 32 channels
+        a' = a * (T_1(a)^T T_2(b) w)^T         spatial: a factor per pixel of a; T = sigmoid BN (1x1), 16 channels
+        b' = b * (T_3(b) T_4(a)^T v)           spectral: a factor per channel of b; T_3, T_4 of 32 channels
+        logits = W mean_pixels g_1([a', b'])   g_1 = ReLU BN (1x1 convolution), 64 - 32
 
+    As matrices a and b are 32 x N, N = p^2 pixels; w (N) and v (32) are learned.
     Ours: the products with w and v are done from the right, which gives the same factors without the N x N affinities.
     With more than two modalities x^2 holds the bands of all but the first. Patches of different sides are cropped to
     the smallest, around the same centre. Layers that the authors' code makes and never uses are left out.
@@ -249,43 +227,36 @@ class S2ENet(Network):
     def forward(self, x):
         first, *others = (self.crop(x[m]) for m in self.modalities)
         a, b = self.hsi(first), self.other(torch.cat(others, dim=1))  # (B, 32, p, p)
-        t1, t2, t3, t4 = (
-            t(v).flatten(2) for t, v in zip([*self.spatial, *self.spectral], [a, b, b, a])
-        )  # (B, 16 or 32, N)
+        (t1, t2), (t3, t4) = self.spatial, self.spectral
+        t1, t2, t3, t4 = (t(v).flatten(2) for t, v in ((t1, a), (t2, b), (t3, b), (t4, a)))  # (B, 16 or 32, N)
         per_pixel = t1.transpose(1, 2) @ self.pixels(t2)  # (B, N, 1)
         per_channel = t3 @ self.channels(t4.transpose(1, 2))  # (B, 32, 1)
-        enhanced = torch.cat(
-            [a * per_pixel.view(-1, 1, self.side, self.side), b * per_channel[..., None]], dim=1
-        )  # (B, 64, p, p)
+        a = a * per_pixel.view(-1, 1, self.side, self.side)  # (B, 32, p, p)
+        enhanced = torch.cat([a, b * per_channel[..., None]], dim=1)  # (B, 64, p, p)
         return {"logits": self.head(self.merge(enhanced).mean((2, 3)))}
 
 
 class Spectral3D(nn.Module):
-    """MFT's 3-D convolution over bands and pixels, 8 filters, batch norm and ReLU: (B, C, p, p) -> (B, 8 n, p, p), n =
-    C - depth + 1.
+    """MFT's 3-D convolution, 8 filters, batch norm, ReLU: (B, C, p, p) -> (B, 8 n, p, p), n = C - depth + 1.
 
     Computed as a 1-D convolution along the bands of every pixel, its 9 neighbours as channels: the same weights and
-    result, in the memory order that the next layer wants, without the five-dimensional weights that cannot be stored
-    channels last."""
+    result, without five-dimensional weights, which cannot be stored channels last."""
 
     def __init__(self, bands: int, filters: int = 8, depth: int = 9):
         super().__init__()
         self.outputs = filters * (bands - min(depth, bands) + 1)
-        self.layers = nn.Sequential(
-            nn.Conv1d(9, filters, min(depth, bands), bias=False), nn.BatchNorm1d(filters), nn.ReLU(inplace=True)
-        )
+        kernels = nn.Conv1d(9, filters, min(depth, bands), bias=False)
+        self.layers = nn.Sequential(kernels, nn.BatchNorm1d(filters), nn.ReLU(inplace=True))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         around = F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)  # (B, C, p, p, 3, 3)
         h = self.layers(around.permute(0, 2, 3, 4, 5, 1).reshape(-1, 9, x.shape[1]))  # (B p p, 8, n)
-        return h.reshape(*x.permute(0, 2, 3, 1).shape[:3], -1).permute(
-            0, 3, 1, 2
-        )  # filter by filter, as the grouped convolution expects
+        h = h.reshape(len(x), *x.shape[2:], -1)  # (B, p, p, 8 n), filter by filter, as the grouped convolution expects
+        return h.permute(0, 3, 1, 2)  # (B, 8 n, p, p)
 
 
 class HetConv(nn.Module):
-    """Grouped 3x3 plus pointwise convolution of the same input, batch norm and ReLU: (B, inputs, p, p) -> (B, outputs,
-    p, p)."""
+    """Grouped 3x3 plus pointwise convolution, batch norm, ReLU: (B, inputs, p, p) -> (B, outputs, p, p)."""
 
     def __init__(self, inputs: int, outputs: int, groups: int = 16):
         super().__init__()
@@ -321,16 +292,14 @@ class CrossPatchLayer(nn.Module):
         self.norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value = (nn.Linear(part, width, bias=False) for _ in range(3))
         self.out, self.drop = nn.Linear(heads * width, width), nn.Dropout(dropout)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width), nn.Dropout(dropout)
-        )
+        inner = nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout)
+        self.mlp = nn.Sequential(*inner, nn.Linear(hidden, width), nn.Dropout(dropout))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         parts = self.norm(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, n + 1, D / H)
-        scores = (
-            self.query(parts[:, :, :1]) @ self.key(parts).transpose(2, 3) / parts.shape[3] ** 0.5
-        )  # (B, H, 1, n + 1)
-        answer = (scores.softmax(3) @ self.value(parts)).transpose(1, 2).flatten(2)  # (B, 1, H D)
+        scores = self.query(parts[:, :, :1]) @ self.key(parts).transpose(2, 3)  # (B, H, 1, n + 1)
+        weights = (scores / parts.shape[3] ** 0.5).softmax(3)
+        answer = (weights @ self.value(parts)).transpose(1, 2).flatten(2)  # (B, 1, H D)
         tokens = tokens + self.drop(self.out(answer))
         return tokens + self.mlp(self.mlp_norm(tokens))
 
@@ -341,15 +310,16 @@ class MFT(Network):
 
     ::
 
-        X_1 = HetConv(ReLU BN Conv3D(x^1))     Conv3D: 8 filters of 9 bands x 3 x 3; HetConv: 3x3 in 16 groups + 1x1, 64
-        channels X_2 = GELU BN (3x3 convolution) x^2    64 channels t = softmax(W_a X)^T X W_v             4 tokens of
-        X_1, one of X_2: CLS z = [CLS, t_1 .. t_4] + position       then two layers, z <- z + mCrossPA(LN z), z <- z +
-        MLP(LN z) mCrossPA(z) = W [softmax(q k^T / sqrt(D / H)) v]    q of CLS alone, k and v of all tokens; D = 64, H =
-        8 heads, MLP 64 - 512 - 64 logits = W LN z_CLS
+        X_1 = HetConv(ReLU BN Conv3D(x^1))     8 filters, 9 bands x 3 x 3; HetConv: 3x3 in 16 groups + 1x1, 64 channels
+        X_2 = GELU BN (3x3 convolution) x^2    64 channels
+        t = softmax(W_a X)^T X W_v             4 tokens of X_1, one of X_2: CLS
+        z = [CLS, t_1 .. t_4] + position       then two layers: z <- z + mCrossPA(LN z), z <- z + MLP(LN z)
+        mCrossPA(z) = W [softmax(q k^T / sqrt(D / H)) v]    q of CLS alone, k and v of all tokens; D = 64, H = 8 heads
+        logits = W LN z_CLS                    MLP 64 - 512 - 64; dropout 0.1 on z, after the attention and in the MLP
 
-    Dropout 0.1 on z, after the attention and in the MLP. HetConv has 8 groups where 16 do not divide its inputs. The
-    tokens are the channel tokenisation of the authors' code. Ours: with several other modalities, each with layers of
-    its own, CLS is the mean of their tokens; with fewer than 9 bands the 3-D filters span all of them.
+    HetConv has 8 groups where 16 do not divide its inputs. The tokens are the channel tokenisation of the authors'
+    code. Ours: with several other modalities, each with layers of its own, CLS is the mean of their tokens; with fewer
+    than 9 bands the 3-D filters span all of them.
     """
 
     WIDTH, TOKENS, LAYERS = 64, 4, 2
@@ -370,8 +340,7 @@ class MFT(Network):
 
 
 class NetworkTrainer(Trainer):
-    """The same batches, augmentation, optimiser and schedule for a `Network`, trained on the loss terms it states
-    itself."""
+    """The same loop for a `Network`, trained on the loss that it states itself."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

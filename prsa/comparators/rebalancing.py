@@ -1,8 +1,7 @@
-"""How modalities are balanced while one network learns from all of them: one class per method, behind the four hooks of
-`Rule`.
+"""How modalities are balanced while one network learns from all of them: one class per method, with `Rule`'s hooks.
 
-`prsa.training.loop` calls the hooks and knows no method by name; a `Config` names the class (``rule="module:class"``)
-and its one setting (``strength``). Every other setting of a run is the same for all of them.
+The training loop calls the hooks and knows no method by name; a `Config` names the class (``rule="module:class"``) and
+its one setting (``strength``). Every other setting of a run is the same for all of them.
 """
 
 import torch
@@ -16,8 +15,7 @@ from ..training.rule import Rule
 
 
 class OgmGe(Rule):
-    """OGM-GE (Peng et al., CVPR 2022): the encoder of a modality that is ahead is slowed down, and every encoder gets
-    noise.
+    """OGM-GE (Peng et al., CVPR 2022): slows down the encoder of a modality that is ahead, and adds noise to every one.
 
     s_m = batch mean of softmax(W_m z^m + b / M)_y with W_m the columns of the head that read z^m; rho_m = s_m / mean of
     the others (two modalities: as published); k_m = 1 - tanh(strength rho_m) where rho_m > 1, else 1 (eq. 10 of the
@@ -27,13 +25,9 @@ class OgmGe(Rule):
     """
 
     def to_encoders(self, model, encoded, on_z, y, rng):
-        """Raises `PrsaError` when the fused feature is not [z^1 .. z^M], because the head then has no columns of one
-        modality."""
         if not isinstance(model.fusion, Concat):
-            raise PrsaError(
-                f"OGM-GE reads the modalities' columns of the head: expected fusion='concat', got {model.config.fusion!r}. "
-                "Fix: fusion='concat', or another method."
-            )
+            got = f"got {model.config.fusion!r}. Fix: fusion='concat', or another method."
+            raise PrsaError(f"OGM-GE reads the columns of the head by modality: expected fusion='concat', {got}")
         encoded.backward(on_z["total"])
         batch, count, size = encoded.shape
         with torch.no_grad():
@@ -48,14 +42,13 @@ class OgmGe(Rule):
 
 
 class Pmr(Rule):
-    """PMR as the paper has it (Fan et al., CVPR 2023): pushes slow modalities, holds back fast ones in the first
-    epochs.
+    """PMR as in its paper (Fan et al., CVPR 2023): pushes slow modalities, holds back fast ones in the first epochs.
 
-    The weights are those of `Rule` with b = 0, beta_m (eq. 11), Euclidean distances from the config and lambda_p for
-    the paper's alpha (eq. 10). Restraint (eq. 13): - mu sum_m gamma_m H(p^m), H the entropy of the prototype
-    classifier, batch mean; gamma_m = clip(s_m / min_n s_n - 1, 0, 1). ``strength`` is mu (the paper: 0.01 or 0.001).
-    The paper leaves open how many epochs "few" are: here the first fifth. Ours: any number of modalities, s_m smoothed
-    over batches, prototypes updated at every batch instead of between epochs.
+    The push is that of `Rule` with b = 0 and Euclidean distances from the config; lambda_p is the paper's alpha. The
+    restraint is its 13th equation: - mu sum_m gamma_m H(p^m), H the entropy of the prototype classifier, batch mean;
+    gamma_m = clip(s_m / min_n s_n - 1, 0, 1). ``strength`` is mu (the paper: 0.01 or 0.001). The paper leaves open how
+    many epochs "few" are: here the first fifth. Ours: any number of modalities, s_m smoothed over batches, prototypes
+    updated at every batch instead of between epochs.
     """
 
     EARLY = 0.2
@@ -69,8 +62,7 @@ class Pmr(Rule):
 
 
 class PmrCode(Rule):
-    """PMR as its authors' code has it: weight 1 for the slower modality, 0 for the faster and for both of a tie; no
-    entropy term.
+    """PMR as in its authors' code: push 1 for the slower modality, 0 for the faster and in a tie; no restraint.
 
     The momentum of 0.2 on the old prototype and Euclidean distances come from the config; lambda_p is alpha.
     ``strength``: share of the epochs, from the first, in which the prototype loss is on (that code: 100 of 150). Ours:
@@ -92,12 +84,9 @@ class MMPareto(Rule):
     """
 
     def to_encoders(self, model, encoded, on_z, y, rng):
-        """Raises `PrsaError` without a fused loss or without auxiliary heads."""
         if not {"fused", "auxiliary"} <= on_z.keys():
-            raise PrsaError(
-                "MMPareto needs a fused loss and one auxiliary head per branch: expected lambda_aux > 0 and a fusion other than "
-                f"'late', got lambda_aux={self.config.lambda_aux}, fusion={self.config.fusion!r}. Fix: lambda_aux=1.0."
-            )
+            got = f"got lambda_aux={self.config.lambda_aux}, fusion={self.config.fusion!r}. Fix: lambda_aux=1.0."
+            raise PrsaError(f"MMPareto needs two losses: expected lambda_aux > 0 and a fusion other than 'late', {got}")
         encoded.backward(on_z["total"] - on_z["auxiliary"], retain_graph=True)
         ours = {p: p.grad for p in model.encoders.parameters()}
         model.encoders.zero_grad(set_to_none=True)
@@ -107,24 +96,20 @@ class MMPareto(Rule):
             f, u = torch.cat([ours[p].flatten() for p in parameters]), torch.cat([p.grad.flatten() for p in parameters])
             tiny = torch.finfo(f.dtype).tiny
             fu = f @ u
-            a = torch.where(
-                fu > 0, 0.5, (u @ u - fu) / (f @ f + u @ u - 2 * fu).clamp(min=tiny)
-            )  # a_f; inside 0..1 where fu <= 0
+            shortest = (u @ u - fu) / (f @ f + u @ u - 2 * fu).clamp(min=tiny)  # inside 0..1 where fu <= 0
+            a = torch.where(fu > 0, 0.5, shortest)  # a_f
             scale = self.config.strength * (f + u).norm() / (a * f + (1 - a) * u).norm().clamp(min=tiny)
             for p in parameters:
                 p.grad.mul_(scale * (1 - a)).add_(scale * a * ours[p])
 
 
 class BranchAgreement(Rule):
-    """Ours, in the spirit of LFM: strength times the batch mean of the Jensen-Shannon divergence between the auxiliary
-    heads' posteriors."""
+    """Ours, in the spirit of LFM: ``strength`` times eq. (22) of the auxiliary heads' posteriors, batch mean."""
 
     def terms(self, out, y, s):
-        """Raises `PrsaError` without auxiliary heads."""
         if "branch" not in out:
-            raise PrsaError(
-                f"BranchAgreement compares auxiliary heads: expected lambda_aux > 0, got {self.config.lambda_aux}. Fix: lambda_aux=1.0."
-            )
+            got = f"got {self.config.lambda_aux}. Fix: lambda_aux=1.0."
+            raise PrsaError(f"BranchAgreement compares auxiliary heads: expected lambda_aux > 0, {got}")
         return {"rebalancing": self.config.strength * jensen_shannon(out["branch"].softmax(2)).mean()}
 
 

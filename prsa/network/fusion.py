@@ -1,8 +1,7 @@
 """Semantic-alignment graph fusion (SAGF) and the plain fusions it is compared with.
 
-Every fusion is made from the numbers of modalities M, features D and classes K, states the length ``size`` of its f,
-and takes z (B, M, D). It returns a dict with ``f`` (B, size); SAGF adds ``S``, ``A`` (B, M, K), ``G`` (B, M, M) and
-``bonus`` (B, K).
+All are made from the numbers of modalities M, features D and classes K and a temperature (SAGF's alone), and take
+z (B, M, D). They return a dict: ``f`` (B, size); SAGF's has ``S``, ``A`` (B, M, K), ``G`` (B, M, M), ``bonus`` (B, K).
 """
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 class Concat(nn.Module):
     """f = [z^1 .. z^M]: eq. (6) with h^m = z^m."""
 
-    def __init__(self, modalities: int, features: int, classes: int):
+    def __init__(self, modalities: int, features: int, classes: int, tau: float = 0.1):
         super().__init__()
         self.size = modalities * features
 
@@ -24,7 +23,7 @@ class Concat(nn.Module):
 class Sum(nn.Module):
     """eq. (18)."""
 
-    def __init__(self, modalities: int, features: int, classes: int):
+    def __init__(self, modalities: int, features: int, classes: int, tau: float = 0.1):
         super().__init__()
         self.size = features
 
@@ -35,7 +34,7 @@ class Sum(nn.Module):
 class Gated(nn.Module):
     """eq. (19)."""
 
-    def __init__(self, modalities: int, features: int, classes: int):
+    def __init__(self, modalities: int, features: int, classes: int, tau: float = 0.1):
         super().__init__()
         self.size = features
         self.gate = nn.Linear(modalities * features, modalities * features)
@@ -48,7 +47,7 @@ class Gated(nn.Module):
 class CrossAttention(nn.Module):
     """eq. (20): one attention layer over the M modalities of a sample, with a residual."""
 
-    def __init__(self, modalities: int, features: int, classes: int):
+    def __init__(self, modalities: int, features: int, classes: int, tau: float = 0.1):
         super().__init__()
         self.size = modalities * features
         self.query = nn.Linear(features, features)

@@ -26,19 +26,15 @@ class PRSANet(PixelNetwork):
         if config.fusion not in (*FUSIONS, "late"):
             raise PrsaError(f"unknown fusion {config.fusion!r}. Expected one of {', '.join(FUSIONS)} or late.")
         if config.vote and config.fusion != "sagf":
-            raise PrsaError(
-                f"vote={config.vote} asks the branches about the anchors: expected fusion='sagf', got {config.fusion!r}. "
-                "Fix: vote=0."
-            )
+            got = f"got {config.fusion!r}. Fix: vote=0."
+            raise PrsaError(f"vote={config.vote} asks the branches about the anchors: expected fusion='sagf', {got}")
         m, k, d = len(bands), len(classes), config.features
         self.encoders = PerModality({name: self._encoder(name, seed) for name in bands})
         self.bank = PrototypeBank(m, k, d, config.momentum, config.metric, config.tau_p)
         self.fusion = self.head = None
         if config.fusion != "late":
             with stream(seed, "init", "fusion"):
-                self.fusion = FUSIONS[config.fusion](
-                    m, d, k, **{"tau": config.tau_s} if config.fusion == "sagf" else {}
-                )
+                self.fusion = FUSIONS[config.fusion](m, d, k, config.tau_s)
             with stream(seed, "init", "head"):
                 self.head = nn.Linear(self.fusion.size, k)
         branches = bands if config.fusion == "late" or config.lambda_aux else ()
@@ -78,7 +74,7 @@ class PRSANet(PixelNetwork):
         """
         out = {"prototype": self.bank.logits(z)}
         if len(self.branch_heads):
-            # contiguous: the product then rounds alike whatever M, and a net trained alone equals its branch of "late" to the bit
+            # contiguous: rounded alike whatever M, so that a net trained alone is its branch of "late" to the bit
             heads = [head(z[:, i].contiguous()) for i, head in enumerate(self.branch_heads)]
             out["branch"] = torch.stack(heads, dim=1)  # (B, M, K)
         if self.fusion is None:

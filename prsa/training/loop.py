@@ -16,7 +16,7 @@ from ..network.base import PixelNetwork, stream_seed
 from ..network.losses import jensen_shannon
 from ..network.prototypes import imbalance_factor, optimisation_degree, push
 from ..network.prsanet import PRSANet
-from .objective import TERMS, gradients, terms_of
+from .objective import TERMS, gradients, summands, terms_of
 from .pixels import Pixels
 from .rule import Rule
 from .shadow import ShadowHeads, one_cycle
@@ -109,9 +109,10 @@ class Trainer:
             record = self.epoch(number)
             if not all(torch.isfinite(p).all() for p in self.model.parameters()):
                 raise PrsaError(
-                    f"training diverged in epoch {number} of {self.epochs}: expected finite weights, got infinite ones. Likely causes: a "
-                    f"learning rate that is too large (here lr={self.config.lr:g}: try a tenth), or bands with a few enormous values "
-                    "(compare their maximum with their median). Fix: a smaller lr, or set such values to NaN."
+                    f"training diverged in epoch {number} of {self.epochs}: expected finite weights, got others. "
+                    f"Likely causes: a large learning rate (now lr={self.config.lr:g}; check with a tenth); a few "
+                    "enormous values (check: maximum beside median of every band). Fix: a smaller lr, or set such "
+                    "values to NaN."
                 )
             if on_epoch:
                 on_epoch(number, record)
@@ -151,11 +152,11 @@ class Trainer:
         keep = self.rule.keep(len(y), z.shape[1], self.streams.rule)
         out = self.model.classify(z, keep if keep is None else upload(keep, self.device))
         terms = terms_of(self.model, self.rule, out, y, self.s)
-        on_z, own = gradients(terms, z, self.model.shared_parameters())
+        on_z, plain = gradients(terms, z, self.model.shared_parameters())
         self.rule.to_encoders(self.model, encoded, on_z, y, self.streams.rule)
         alone, probe = self.shadow.step(encoded, y)
         with torch.no_grad():
-            return self.measure(terms, out, on_z | {"prototype": own}, alone, y) | {"probe_accuracy": probe}
+            return self.measure(terms, out, on_z | {"prototype": plain}, alone, y) | {"probe_accuracy": probe}
 
     @torch.no_grad()
     def follow(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -168,11 +169,10 @@ class Trainer:
     ) -> dict[str, torch.Tensor]:
         """What is kept of a batch. ``alone`` (B, M, D): gradient on z if every branch were trained alone; ``direction``
         (source, M) is the cosine of the others with it, NaN for a term that is off."""
-        model, unknown = self.model, self.unknown
-        summands = {name: weight * loss for name, (weight, loss) in terms.items() if name != "prototype" or weight}
+        model, unknown, weighted = self.model, self.unknown, summands(terms)
         norms = [torch.nn.utils.get_total_norm([p.grad for p in encoder.parameters()]) for encoder in model.encoders]
         return {
-            "loss": torch.stack([summands.get(term, unknown[0]) for term in TERMS]),
+            "loss": torch.stack([weighted.get(term, unknown[0]) for term in TERMS]),
             "grad_norm": torch.stack(norms),
             "grad_cosine": _cosine(on_z["prototype"], on_z.get("fused", on_z.get("auxiliary"))),
             "direction": torch.stack([_cosine(on_z[t], alone) if t in on_z else unknown for t in SOURCES]),

@@ -1,4 +1,4 @@
-"""The objective, eq. (16): its terms, their weights, and what each asks of the features."""
+"""The objective, eq. (16): its terms, their weights, and the gradient of each on the features."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,7 @@ from ..network.losses import alignment_loss, cross_entropy, prototype_loss
 from ..network.prsanet import PRSANet
 from .rule import Rule
 
-TERMS = (
-    "fused",
-    "alignment",
-    "prototype",
-    "auxiliary",
-    "rebalancing",
-)  # as a run file has them; one that is off is NaN
+TERMS = ("fused", "alignment", "prototype", "auxiliary", "rebalancing")  # in a run file; a term that is off is NaN
 
 
 class Term(NamedTuple):
@@ -25,10 +19,10 @@ class Term(NamedTuple):
 
 
 def terms_of(model: PRSANet, rule: Rule, out: dict, y: torch.Tensor, s: torch.Tensor) -> dict[str, Term]:
-    """The terms of eq. (16) by name, with all weights of the objective: nothing else in the package applies one.
+    """The terms of L by name, with all its weights: no other place has them.
 
-    ``out``: the dict of `PRSANet.classify`; y (B,); s (M,), eq. (11). A term that is off is left out, but for the
-    prototype loss: its gradient is a measure of the study, and its weight may be 0.
+    ``out``: the dict of `PRSANet.classify`; y (B,); s (M,), eq. (11). What is off is left out, but for the prototype
+    loss: its gradient is a measure of the study also where its weight is 0.
     """
     c = model.config
     push = rule.weights(s) if c.lambda_p else torch.ones_like(s)  # b + beta_m (M,)
@@ -43,38 +37,42 @@ def terms_of(model: PRSANet, rule: Rule, out: dict, y: torch.Tensor, s: torch.Te
     return terms | {"prototype": Term(c.lambda_p, prototype_loss(out["prototype"], y, push).mean())}
 
 
+def summands(terms: dict[str, Term]) -> dict[str, torch.Tensor]:
+    """The summands of L that are on."""
+    return {name: weight * loss for name, (weight, loss) in terms.items() if weight}
+
+
 def objective(terms: dict[str, Term]) -> torch.Tensor:
-    """L of eq. (16)."""
-    return sum(weight * loss for weight, loss in terms.values())
+    """L = L_fused + lambda_sa L_sa + lambda_aux L_aux + L_rule + lambda_p L_p, eq. (16)."""
+    return sum(summands(terms).values())
 
 
 def gradients(
     terms: dict[str, Term], z: torch.Tensor, shared: list[torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Gradient of L on z (B, M, D), as ``total``, and of every summand; and that of the prototype loss without its
-    weight.
+    """Gradients on z (B, M, D) of the summands of L and, as ``total``, of L; and of L_p without its weight.
 
-    The gradients of the parameters ``shared`` by the modalities are added to their ``.grad``; the prototype loss has
-    none.
+    Those of the parameters ``shared`` by the modalities are added to their ``.grad``. L_p does not reach any.
     """
     on_z = {}
+    for name, (weight, loss) in terms.items():
+        if name != "prototype":
+            # The weight starts the chain rule, so the numbers are those of (weight * loss).backward() to the last bit.
+            start = torch.full_like(loss, weight)
+            on_z[name], *rest = torch.autograd.grad(loss, [z, *shared], start, retain_graph=True, allow_unused=True)
+            for parameter, gradient in zip(shared, rest):
+                if gradient is not None:
+                    _add(parameter, gradient)
     lambda_p, loss = terms["prototype"]
-    for name, (weight, loss_of_term) in terms.items():
-        if name == "prototype":
-            continue
-        # The weight enters as the first gradient of the chain rule: the same numbers as those of (weight * loss).backward().
-        start = torch.full_like(loss_of_term, weight)
-        on_z[name], *rest = torch.autograd.grad(loss_of_term, [z, *shared], start, retain_graph=True, allow_unused=True)
-        for parameter, gradient in zip(shared, rest):
-            if gradient is not None:
-                if (
-                    gradient.stride() != parameter.stride()
-                ):  # the fused optimiser reads both in the order of their memory
-                    gradient = torch.empty_like(parameter).copy_(gradient)
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-    # Here the weight comes after the chain rule, because the gradient itself is wanted, also where the weight is 0.
-    (own,) = torch.autograd.grad(loss, z, retain_graph=True)
+    (plain,) = torch.autograd.grad(loss, z, retain_graph=True)
     if lambda_p:
-        on_z["prototype"] = lambda_p * own
+        on_z["prototype"] = lambda_p * plain  # here it comes last: the plain gradient is wanted, too
     on_z["total"] = sum(on_z.values(), torch.zeros_like(z))
-    return on_z, own
+    return on_z, plain
+
+
+def _add(parameter: torch.Tensor, gradient: torch.Tensor) -> None:
+    """To ``.grad``, in the memory order of the parameter: the fused optimiser reads both as they lie."""
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
