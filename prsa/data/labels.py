@@ -26,7 +26,7 @@ from rasterio.features import rasterize
 
 from ..errors import PrsaError
 from .scene import MOST
-from .windowed import Grid, Layer, Placed, open_array
+from .windowed import ArrayLayer, Grid, Layer, Placed, open_array
 
 SPLITS = {"train": 1, "training": 1, "1": 1, "test": 2, "testing": 2, "2": 2, "val": 3, "validation": 3, "3": 3}
 PARTS = {shapely.GeometryType.POLYGON: "polygon", shapely.GeometryType.POINT: "point"}
@@ -61,11 +61,12 @@ def read_labels(
     names = None if classes is None else _named(classes)
     vector = _open_vector(path)
     if vector is None:
+        layer = open_array(path, grid, "float64") or Layer(path, "float64", "raster or vector file")
         if column is not None:
             raise PrsaError(
                 f"{path}: expected polygons, as column={column!r} is given, got a raster. Fix: leave the column out."
             )
-        return _from_raster(path, grid, names)
+        return _from_raster(path, layer, grid, names)
     return _from_polygons(str(path), *vector, grid, column, names)
 
 
@@ -153,8 +154,7 @@ def _is_number(text: str) -> bool:
 # ---- rasters
 
 
-def _from_raster(path, grid: Grid, names: dict[str, str] | None) -> Labels:
-    layer = open_array(path, grid, "float64") or Layer(path, "float64")
+def _from_raster(path, layer: Layer | ArrayLayer, grid: Grid, names: dict[str, str] | None) -> Labels:
     if len(layer.bands) != 1:
         raise PrsaError(
             f"{path}: expected one band of class numbers, got {len(layer.bands)}. Fix: write the labels alone."
@@ -254,6 +254,8 @@ def _column(path: str, fields: list[str], values: list, column: str | None) -> l
 def _from_polygons(
     path: str, fields: list[str], values: list, shapes: np.ndarray, crs: str | None, grid: Grid, column, names
 ) -> Labels:
+    if not len(shapes):
+        raise PrsaError(f"{path}: expected polygons, got no feature at all. Fix: save the layer with its polygons.")
     keys = [_key(value) for value in _column(path, fields, values, column)]
     splits = _splits(path, fields, values, len(keys))
     report = {"file": Path(path).name, "crs": crs or "none", "features": len(keys)}
@@ -264,14 +266,14 @@ def _from_polygons(
         report["without_a_class"] = len(set(nameless))
     code, found, extra = _classes(Counter(k for k in keys if k), names, path)
     units = [(code[keys[i]], splits[i] if splits else 0) if keys[i] else (0, 0) for i in owners]
-    owner = _burn(parts, units, grid, report, found)
+    owner, firsts = _burn(parts, units, grid, report, found)
     if not owner.any():
         raise PrsaError(
             f"{path}: expected polygons on the grid, {grid.describe()}, got all {len(parts)} outside of it or without "
             f"a pixel centre. Likely causes: another place, a wrong CRS ({crs or 'none stated'}), x and y exchanged. "
             "Check: open both in a GIS. Fix: name the right file, or set its right CRS."
         )
-    lookup = np.array([(0, 0), *units], np.int16)
+    lookup = np.array([(0, 0), *(units[part] for part in firsts)], np.int16)
     label, split = lookup[owner, 0], lookup[owner, 1]
     # Classes whose polygons all lie outside are no classes of this scene.
     present = np.flatnonzero(np.bincount(label.ravel(), minlength=len(found) + 1)[1:])
@@ -310,7 +312,7 @@ def _parts(path: str, shapes: np.ndarray, report: dict) -> tuple[list[int], np.n
     empty = shapely.is_missing(shapes) | shapely.is_empty(shapes)
     if empty.all():
         raise PrsaError(
-            f"{path}: expected polygons, got {'no feature at all' if not len(shapes) else 'only empty geometries'}. "
+            f"{path}: expected polygons, got only empty geometries. "
             "Fix: save the layer with its polygons (in QGIS: finish editing, then export)."
         )
     broken = np.flatnonzero(~empty & ~shapely.is_valid(shapes))
@@ -358,10 +360,12 @@ def _to_pixels(path: str, parts: np.ndarray, crs: str | None, grid: Grid, report
     return shapely.transform(parts, lambda xy: grid.pixels(xy[:, 0], xy[:, 1], known).T)
 
 
-def _burn(parts: np.ndarray, units: list[tuple], grid: Grid, report: dict, names: list[str]) -> np.ndarray:
-    """The number of the unit of every pixel, 0 for none: parts of one class and split that overlap are one unit.
+def _burn(
+    parts: np.ndarray, units: list[tuple], grid: Grid, report: dict, names: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The unit of every pixel (y, x), 0 for none, and the first part of every unit (from 0).
 
-    Pixels that parts of different classes or splits claim belong to none. Units are numbered as their first part is.
+    Parts of one class and split that overlap are one unit. Pixels that different ones claim belong to none.
     """
     owner = np.zeros((grid.height, grid.width), np.int32)
     root = np.arange(len(parts) + 1)
@@ -389,16 +393,16 @@ def _burn(parts: np.ndarray, units: list[tuple], grid: Grid, report: dict, names
                 pairs[f"{one} (train and test)" if same else f"{one} / {other}"] += int(both.sum())
         owner[window][inside & (owner[window] == 0)] = i
     owner[disputed] = 0
-    joined = np.array([_find(root, i) for i in range(len(root))])
-    owner = joined[owner]
-    used, numbers = np.unique(owner, return_inverse=True)
-    owner = (numbers.reshape(owner.shape) + (used[0] > 0)).astype(np.int32)
-    for name, count in (("outside", outside), ("without_a_pixel_centre", tiny), ("units", int(owner.max()))):
+    owner = np.array([_find(root, i) for i in range(len(root))])[owner]
+    firsts = np.unique(owner[owner > 0])
+    number = np.zeros(len(root), np.int32)
+    number[firsts] = np.arange(1, len(firsts) + 1)
+    for name, count in (("outside", outside), ("without_a_pixel_centre", tiny), ("units", len(firsts))):
         if count:
             report[name] = count
     if pairs:
         report["overlaps_left_unlabelled"] = dict(pairs)
-    return owner
+    return number[owner], firsts - 1
 
 
 def _find(root: np.ndarray, i: int) -> int:

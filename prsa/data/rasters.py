@@ -52,7 +52,7 @@ def scene_from_rasters(
         data = {name: ((f"{name}_band", "y", "x"), opened.read(name, *everything)) for name in opened.layers}
         scene = xr.Dataset(data, _coordinates(opened))
         for name in opened.layers:
-            scene[name].attrs = _attributes(opened, name, "wavelength" in scene.coords)
+            scene[name].attrs = _attributes(opened, name, scene)
         report = {"grid": grid or next(iter(opened.layers)), "modalities": opened.report()}
         undeclared = opened.undeclared()
     names = []
@@ -86,13 +86,13 @@ def _coordinates(opened: Windowed) -> dict:
     return coords
 
 
-def _attributes(opened: Windowed, name: str, listed: bool) -> dict:
+def _attributes(opened: Windowed, name: str, scene: xr.Dataset) -> dict:
     word = name.lower().split("_")[0]
     attrs = {"kind": next((kind for kind, words in KINDS.items() if word in words), "other"), "long_name": name}
     waves = opened.wavelengths(name)
     if attrs["kind"] == "other" and waves:
         attrs["kind"] = "hyperspectral" if len(waves) > 20 else "multispectral"
-    if waves and listed:
+    if waves and f"{name}_band" not in scene["wavelength"].dims:  # there is one coordinate, of the first that has any
         attrs["wavelength_nm"] = waves
     if units := opened.units(name):
         attrs["units"] = units
@@ -173,7 +173,7 @@ def show(scene: xr.Dataset) -> str:
     if done:
         lines += ["", f"on the grid of {done['grid']}:"]
         lines += [f"  {name}: {_words(part)}" for name, part in done["modalities"].items()]
-        lines += [f"labels: {_words(done['labels'])}"] * ("labels" in done)
+        lines += [f"labels: {_words(done['labels'])}"] if "labels" in done else []
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
 """Rasters on disk, brought to one pixel grid and read window by window; nothing larger than the window is held.
 
 The rule: a raster whose pixels are those of the grid, up to whole pixels and rounding, is cut out and never resampled;
-any other is averaged where the grid's pixels are larger than its own, and interpolated bilinearly where not.
+any other is averaged where the grid's pixels are 1.5 times as wide as its own or more, and interpolated bilinearly
+where not; labels take the nearest value.
 """
 
 import math
@@ -26,9 +27,10 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 
 from ..errors import PrsaError
-from .nodata import HUGE, SENTINELS
+from .nodata import HUGE, SENTINELS, equal
 
 NOISE = 0.01  # pixels: grids that lie closer at every corner are one grid
+COARSER = 1.5  # times as wide as a raster's own pixels: from here on the grid's pixels are averages
 BLOCK = 512  # pixels on a side: resampling always works on whole blocks, so that a value does not depend on the window
 BLOCK_BYTES = 2**27  # resampled blocks kept per raster
 ARRAYS = (".npy", ".mat")  # files without a grid of their own
@@ -88,21 +90,55 @@ def _unreadable(path, error: Exception, what: str = "raster") -> PrsaError:
     )
 
 
-class Layer:
+class _Cleaned:
+    """What all layers share: NaN for values that no sensor measures, by the rules of `prsa.data.nodata`."""
+
+    def __init__(self, path: str | os.PathLike, dtype: str):
+        self.path, self.dtype, self.lock = str(path), np.dtype(dtype), threading.Lock()
+        self.taken: set[float] = set()  # values that nobody declared and no sensor measures: read as no-data
+        self.left_out: list[int] = []  # bands
+        self.units: set[str] = set()
+        self.wavelengths: list[float] | None = None
+        self.nodata: float | None = None
+
+    def clean(self, out: np.ndarray, raw: np.ndarray, band: int, nodata: float | None = None) -> None:
+        """Set ``out`` (h, w) to NaN where ``raw`` is ``nodata`` or impossible; no-data value NaN says: all measured."""
+        if nodata is not None:
+            out[equal(raw, nodata)] = np.nan
+        low, high = np.fmin.reduce(out, axis=None), np.fmax.reduce(out, axis=None)
+        bad = np.abs(out) >= HUGE if low <= -HUGE or high >= HUGE else np.zeros(out.shape, bool)
+        if low <= max(SENTINELS) and not (nodata is not None and np.isnan(nodata)):
+            for mark in self.sentinels[band]:
+                bad |= raw == mark
+        if bad.any():
+            self.taken |= {float(value) for value in np.unique(out[bad])}
+            out[bad] = np.nan
+
+    @cached_property
+    def sentinels(self) -> list[list[float]]:
+        """Marks that lie far below all other values of a band, seen on a thinned-out copy of the raster."""
+        found = []
+        for plane in self.thin(max(1, math.ceil(max(self.grid.height, self.grid.width) / 1024))):
+            usual = plane[~np.isin(plane, SENTINELS) & (np.abs(plane.astype(np.float64)) < HUGE)]
+            found.append([mark for mark in SENTINELS if not usual.size or usual.min() > mark / 2])
+        return found
+
+
+class Layer(_Cleaned):
     """One raster file as numbers with NaN for no-data: what its own mask, no-data values, scale and offset say.
 
     Bands that are a mask (alpha) or bad by an ENVI header (``bbl``) are left out.
     """
 
-    def __init__(self, path: str | os.PathLike, dtype: str = "float32"):
-        self.path, self.dtype, self.lock = str(path), np.dtype(dtype), threading.Lock()
+    def __init__(self, path: str | os.PathLike, dtype: str = "float32", what: str = "raster"):
+        super().__init__(path, dtype)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                 self.file = rasterio.open(os.path.expanduser(path))
                 self.grid = Grid(self.file.crs, self.file.transform, self.file.height, self.file.width)
         except (rasterio.errors.RasterioError, OSError) as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(path, error, what) from error
         file, envi = self.file, self.file.tags(ns="ENVI")
         if not file.count and file.subdatasets:
             inside = ", ".join(file.subdatasets[:5])
@@ -122,7 +158,6 @@ class Layer:
         bad = envi.get("bbl", "").strip("{} ").split(",")
         bad = {i for i, flag in enumerate(bad, 1) if flag.strip() in ("0", "0.0")} if len(bad) == file.count else set()
         alpha = {i for i, meaning in enumerate(file.colorinterp, 1) if meaning == ColorInterp.alpha}
-        self.taken: set[float] = set()  # values that nobody declared and no sensor measures: read as no-data
         self.left_out = sorted(bad | alpha)
         self.bands = [i for i in file.indexes if i not in bad | alpha]
         if not self.bands:
@@ -132,21 +167,21 @@ class Layer:
         self.units = {unit for i in self.bands if (unit := file.units[i - 1])}
         self.wavelengths = self._wavelengths(envi)
         flags = [flag for i in self.bands for flag in file.mask_flag_enums[i - 1]]
-        self.masked = bool(alpha) or (MaskFlags.per_dataset in flags and MaskFlags.all_valid not in flags)
+        self.masked = MaskFlags.per_dataset in flags and not alpha
+        self.alpha = min(alpha, default=None)
 
     def _wavelengths(self, envi: dict) -> list[float] | None:
-        """In nm; None where not every band states one. Numbers without a unit: micrometres if all are below 100."""
-        micro = [self.file.tags(i, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM") for i in self.bands]
-        if all(micro):
-            return [round(1000 * float(value), 4) for value in micro]
+        """In nm; None where not every band states one. Values below 100 are micrometres, whatever is written beside."""
         listed = [text for text in envi.get("wavelength", "").strip("{} ").split(",") if text.strip()]
-        if len(listed) != self.file.count:
-            return None
+        if len(listed) == self.file.count:
+            texts = [listed[i - 1] for i in self.bands]
+        else:
+            texts = [self.file.tags(i, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM", "") for i in self.bands]
         try:
-            values = [float(listed[i - 1]) for i in self.bands]
+            values = [float(text) for text in texts]
         except ValueError:
             return None
-        return [round(1000 * v, 4) for v in values] if max(values) < 100 else values
+        return [round(1000 * v, 4) for v in values] if min(values) < 100 else values
 
     def read(self, rows: slice, cols: slice) -> np.ndarray:
         """Values (bands, rows, cols) of the file's own grid, NaN for no-data and outside of it."""
@@ -167,59 +202,38 @@ class Layer:
         file = self.file
         try:
             values = file.read(self.bands, window=window)
-            hidden = file.read_masks(self.bands, window=window) == 0 if self.masked else None
+            shown = file.read_masks(self.bands, window=window) if self.masked else None
+            shown = file.read(self.alpha, window=window) if self.alpha else shown
         except (rasterio.errors.RasterioError, OSError) as error:
             raise _unreadable(self.path, error) from error
-        for band, raw, i in zip(out, values, self.bands):
-            scale, offset, nodata = file.scales[i - 1], file.offsets[i - 1], file.nodatavals[i - 1]
+        for k, (band, raw, i) in enumerate(zip(out, values, self.bands)):
+            scale, offset = file.scales[i - 1], file.offsets[i - 1]
             band[:] = raw if (scale, offset) == (1, 0) else raw * scale + offset
-            if nodata is None:
-                band[self._impossible(raw)] = np.nan
-            else:
-                kind = raw.dtype.type if raw.dtype.kind == "f" else float  # -3.4e38 as the file's own type has it
-                band[(raw == kind(nodata)) | np.isinf(raw)] = np.nan
-        if hidden is not None:
-            out[hidden] = np.nan
+            self.clean(band, raw, k, file.nodatavals[i - 1])
+        if shown is not None:
+            out[np.broadcast_to(shown == 0, out.shape)] = np.nan
 
-    def _impossible(self, raw: np.ndarray) -> np.ndarray | bool:
-        """Where values are what no sensor measures, by the rules of `prsa.data.nodata`: no file has to say so."""
-        low, high = np.fmin.reduce(raw, axis=None), np.fmax.reduce(raw, axis=None)
-        bad = ~(np.abs(raw) < HUGE) & (raw == raw) if low <= -HUGE or high >= HUGE else np.zeros(raw.shape, bool)
-        if low <= max(SENTINELS):
-            for mark in self.sentinels:
-                bad |= raw == mark
-        if bad.any():
-            self.taken |= {float(v) for v in np.unique(raw[bad])}
-        return bad
+    def thin(self, step: int) -> np.ndarray:
+        """Every so many-th value."""
+        return self.file.read(self.bands, out_shape=(len(self.bands), *(-(-n // step) for n in self.file.shape)))
 
     def tables(self) -> list[ElementTree.Element]:
         """What GDAL knows of the bands as XML: categories and attribute tables, which rasterio does not hand out."""
-        beside = Path(f"{self.path}.aux.xml")
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder, "copy.vrt")
             rasterio.shutil.copy(self.file, copy, driver="VRT")
-            trees = [ElementTree.parse(path) for path in (copy, beside) if path.is_file()]
-        return [band for tree in trees for band in tree.getroot() if band.tag.endswith("RasterBand")]
-
-    @cached_property
-    def sentinels(self) -> list[float]:
-        """Marks that lie far below all other values, seen on a thinned-out copy of the raster."""
-        step = max(1, math.ceil(max(self.file.shape) / 1024))
-        thin = self.file.read(self.bands, out_shape=(len(self.bands), *(-(-n // step) for n in self.file.shape)))
-        usual = thin[~np.isin(thin, SENTINELS) & (np.abs(thin.astype(np.float64)) < HUGE)]
-        return [mark for mark in SENTINELS if not usual.size or usual.min() > mark / 2]
+            return ElementTree.parse(copy).findall("VRTRasterBand")
 
 
-class ArrayLayer:
+class ArrayLayer(_Cleaned):
     """A numeric array of a .npy or .mat file, (rows, columns), (bands, rows, columns) or (rows, columns, bands).
 
     It has no place of its own, so it must have the rows and columns of ``grid``. ``file.mat|name`` is one of several.
     """
 
-    units, wavelengths, left_out, taken, nodata = set(), None, (), set(), None
-
     def __init__(self, path: str, grid: Grid, dtype: str = "float32"):
-        self.path, self.grid, self.dtype = str(path), grid, np.dtype(dtype)
+        super().__init__(path, dtype)
+        self.grid = grid
         name, _, key = self.path.partition("|")
         arrays = _arrays(Path(name).expanduser())
         shape = grid.height, grid.width
@@ -237,7 +251,14 @@ class ArrayLayer:
 
     def read(self, rows: slice, cols: slice) -> np.ndarray:
         """Values (bands, rows, cols)."""
-        return self.values[:, rows, cols].astype(self.dtype)
+        out = self.values[:, rows, cols].astype(self.dtype)
+        for k, band in enumerate(out):
+            self.clean(band, self.values[k, rows, cols], k)
+        return out
+
+    def thin(self, step: int) -> np.ndarray:
+        """Every so many-th value."""
+        return self.values[:, ::step, ::step]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -259,15 +280,13 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _mat(path: Path) -> dict[str, np.ndarray]:
+    import h5py
     import scipy.io
 
-    try:
+    if not h5py.is_hdf5(path):
         return scipy.io.loadmat(path)
-    except NotImplementedError:  # version 7.3 is HDF5, with MATLAB's axes reversed
-        import h5py
-
-        with h5py.File(path) as file:
-            return {k: v[()].T for k, v in file.items() if isinstance(v, h5py.Dataset)}
+    with h5py.File(path) as file:  # version 7.3, with MATLAB's axes reversed
+        return {k: v[()].T for k, v in file.items() if isinstance(v, h5py.Dataset)}
 
 
 class Placed:
@@ -300,7 +319,7 @@ class Placed:
             same = (own.height, own.width) == (grid.height, grid.width) and not self.shift.any()
             self.how = "as it is" if same else "cut out"
         else:
-            self.how = "nearest" if labels else "average" if size < 0.99 else "bilinear"
+            self.how = "nearest" if labels else "average" if size * COARSER < 1 else "bilinear"
             blocks = max(BLOCK_BYTES // (BLOCK * BLOCK * layer.dtype.itemsize * len(layer.bands)), 4)
             self.block = lru_cache(blocks)(self._block)
         self.report = {
@@ -359,6 +378,7 @@ class Placed:
                 dst_crs=grid.crs or crs,
                 dst_nodata=np.nan,
                 resampling=Resampling[self.how],
+                tolerance=NOISE,
             )
         return out
 
