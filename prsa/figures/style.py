@@ -1,202 +1,238 @@
-"""What all figures share: fonts, colours by role, figure sizes, legends outside the data, and files without dates.
+"""What all figures share: fonts and sizes, who has which colour, dash and marker, a figure that shows itself, saving.
 
-Colours are colour-blind safe (Okabe and Ito 2008, extended); sizes suit half a page (about 85 mm) and up.
+Figures are made and drawn under matplotlib's defaults and `STYLE`, whatever the user's matplotlibrc says. Lines and
+marks that can meet in one figure differ in dash or marker, for readers who see red and green alike. Class maps have
+neither, so class colours keep a distance for every eye (``tests/test_figures.py`` measures both).
 """
 
 import functools
-import os
-import tempfile
+import io
+import itertools
+import re
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
-import seaborn as sns
+from matplotlib import font_manager
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
+
+from .. import files
 
 WIDTH = 4.5  # inches; shrunk to half a page (85 mm), 9-point text is 6.7 points
+FONT = "DejaVu Sans"  # comes with matplotlib
 STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.title_fontsize": 8,
-    "legend.frameon": False,
-    "legend.handlelength": 1.5,
-    "legend.handletextpad": 0.5,
-    "legend.columnspacing": 1.2,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.6,
-    "figure.dpi": 110,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "prsa",
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 9),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize", "legend.title_fontsize"), 8),
+    **dict.fromkeys(("legend.frameon", "axes.spines.top", "axes.spines.right"), False),
+    **{"legend.handlelength": 2.4, "legend.handletextpad": 0.5, "legend.columnspacing": 1.2},  # dashes are told apart
+    **{"axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6, "axes.axisbelow": True},
+    **{"lines.linewidth": 1.6, "lines.markersize": 4.5},
+    **{"figure.dpi": 110, "pdf.fonttype": 42, "svg.hashsalt": "prsa"},
 }
-# Okabe-Ito without black, then colours chosen greedily to keep the smallest CIELAB distance under normal vision, protanopia and deuteranopia.
-CLASS_COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#F0E442",
-    "#3C1E00",
-    "#000F87",
-    "#5A0F4B",
-    "#78FF96",
-    "#0069F0",
-    "#964B2D",
-    "#C3A55A",
-    "#695A69",
-    "#96D2A5",
-    "#3C96FF",
-    "#1E3C87",
-    "#871E3C",
-    "#E1D2FF",
+DASHES, DENSE = ("-", "--", "-.", ":"), (0, (3, 1))
+MARKERS = "osD^vPX<>phd"
+INK, FAINT, NONE_COLOUR = "#222222", "#666666", "#F4F4F4"  # lines that help to read; unlabelled or without data
+
+
+def look(colour: str, dash="none", marker: str = "") -> dict:
+    """Keyword arguments of ``plot``."""
+    return {"color": colour, "linestyle": dash, "marker": marker}
+
+
+FUSED = look("#000000", "-")
+METHODS = {
+    "late": look("#95928D", ":", "s"),
+    "concat": look("#0C77DC", "--", "o"),
+    "pmr": look("#763E5D", (0, (5, 1, 1, 1, 1, 1)), "^"),
+    "concat+prm": look("#6BCAFD", "-.", "D"),
+    "sagf": look("#C9A800", DENSE, "v"),
+    "prsanet": look("#C23B0E", "-", "P"),
+}
+MODALITIES = {
+    **dict.fromkeys(("hsi", "ms"), look("#3E8D07", "-", "o")),
+    "sar": look("#645293", "--", "s"),
+    **dict.fromkeys(("lidar", "dsm", "chm"), look("#E9B338", "-.", "^")),
+    "dem": look("#594233", DENSE, "v"),
+    "rgb": look("#D96F92", ":", "D"),
+}
+FAMILIES = {  # of methods -> look, words
+    "single": (look("#44AA99", marker="o"), "one modality"),
+    "late": (look("#95928D", marker="s"), "late fusion"),
+    "study": (look("#C23B0E", marker="P"), "fusions of the study"),
+    "ablation": (look("#000000", marker="X"), "prsanet without a part"),
+    "rebalancing": (look("#763E5D", marker="^"), "rebalancing methods"),
+    "network": (look("#0C77DC", marker="v"), "published networks"),
+    "classical": (look("#C9A800", marker="D"), "classical classifiers"),
+    "other": (look("#444444", marker="h"), "other methods"),
+}
+SPARE = ("#117733", "#AA4499", "#4EB1D5", "#661100", "#332288", "#DDAA33", "#44AA99", "#444444")
+CLASSES = {  # words of a class name -> colours that mean it, used up in this order; the first line that fits counts
+    "shadow|cloud": ("#26263A",),
+    "water|river|lake|sea|ocean": ("#2F68C2", "#8FB7F0"),
+    "conifer|evergreen|pine|spruce|fir": ("#003502",),
+    "tree|forest|wood|mangrove": ("#32905C", "#0B5D2A"),
+    "shrub|bush|range|low plant|vineyard|flooded": ("#A3A633", "#6E7A00"),
+    "grass|meadow|pasture|turf|lawn|moss": ("#AAEC99", "#7CC94B", "#D3E77A"),
+    "crop|field|allotment|wheat|corn|maize|soy|rice": ("#FFF328", "#E3C23A"),
+    "soil|earth|ground|sand|dirt|bare|dry|unpaved": ("#794728", "#B98A5A", "#D8BC93"),
+    "sidewalk|concrete|curb|crosswalk|railway": ("#ABAEB6", "#D2D4DA"),
+    "road|asphalt|highway|street|major|parking|runway|paved": ("#6E7073", "#494B52", "#8F929A"),
+    "tile|residential|building|village|built|urban": ("#CA2E0D", "#F07B54"),
+    "bitumen|commercial|industrial|non-residential|roof": ("#732744", "#A7607C"),
+    "metal|stadium|car|train": ("#DD8C90", "#F2B8C0"),
+}
+DEUTAN = np.array(  # what a deuteranope sees of linear RGB: Machado, Oliveira and Fernandes, IEEE TVCG 15 (2009)
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
 )
-METHOD_COLOURS = {
-    "late": "#7F7F7F",
-    "concat": "#0072B2",
-    "pmr": "#882255",
-    "concat+prm": "#56B4E9",
-    "sagf": "#999933",
-    "prsanet": "#D55E00",
-}
-MODALITY_COLOURS = {
-    "hsi": "#009E73",
-    "sar": "#CC79A7",
-    "lidar": "#E69F00",
-    "dsm": "#E69F00",
-    "chm": "#E69F00",
-    "rgb": "#882255",
-}
-SPARE_COLOURS = ("#882255", "#44AA99", "#332288", "#E69F00", "#CC79A7", "#009E73", "#661100", "#6699CC")
-# family of methods -> colour, marker, label; a late fusion and the single modalities are of the study and share its marker
-FAMILIES = {
-    "single": ("#44AA99", "o", "one modality"),
-    "late": ("#7F7F7F", "o", "late fusion"),
-    "study": ("#D55E00", "o", "fusions of the study"),
-    "rebalancing": ("#882255", "s", "rebalancing methods"),
-    "network": ("#332288", "^", "published networks"),
-    "classical": ("#CC9900", "D", "classical classifiers"),
-    "other": ("#444444", "v", "other methods"),
-}
-FUSED_COLOUR = "#000000"
-MARKERS = "osD^vP"
+GRID = [to_hex(c) for c in itertools.product((0, 0.25, 0.5, 0.75, 1), repeat=3)]
 
 
-def class_colours(n: int) -> list:
-    """One colour per class; the first 20 are made to be told apart, more than that falls back to evenly spaced hues."""
-    return list(CLASS_COLOURS[:n]) if n <= len(CLASS_COLOURS) else sns.color_palette("husl", n)
+def _eyes(colours: Iterable[str]) -> np.ndarray:
+    """Colours as everyone and as a deuteranope sees them, (2, n, 3), in roughly even steps."""
+    linear = np.array([to_rgb(c) for c in colours]) ** 2.2
+    return np.sqrt(np.clip([linear, linear @ DEUTAN.T], 0, 1))
 
 
-def modality_colours(names: Iterable[str]) -> dict[str, str]:
-    """Modality -> colour, the sensor's own where it is free, else a spare one; never two alike in one figure."""
-    taken: dict[str, str] = {}
-    for i, name in enumerate(names):
-        choices = [MODALITY_COLOURS.get(name), *SPARE_COLOURS, f"C{i}"]
-        taken[name] = next(c for c in choices if c and c not in taken.values())
+def class_colours(names: Iterable[str]) -> list[str]:
+    """One colour per class: one that means it (`CLASSES`), else that of a coarse grid that is least like the others."""
+    names = [str(name).lower() for name in names]
+    chosen: dict[int, str] = {}
+    for k, name in enumerate(names):
+        means = (own for words, own in CLASSES.items() if re.search(rf"\b(?<!not )({words})", name))
+        for colour in [c for c in next(means, ()) if c not in chosen.values()][:1]:
+            chosen[k] = colour
+    for k in range(len(names)):
+        if k not in chosen:
+            taken = _eyes([NONE_COLOUR, "#000000", *chosen.values()])
+            apart = np.linalg.norm(_eyes(GRID)[:, :, None] - taken[:, None], axis=-1)  # (2, grid, taken)
+            chosen[k] = GRID[apart.min((0, 2)).argmax()]
+    return [chosen[k] for k in range(len(names))]
+
+
+def class_looks(names: Iterable[str], dash: bool = True) -> dict[str, dict]:
+    """Class -> look; dash and marker repeat after 12 classes only."""
+    colours = class_colours(names := list(names))
+    dashes = DASHES if dash else ["none"]
+    return {n: look(c, dashes[k % len(dashes)], MARKERS[k % 12]) for k, (n, c) in enumerate(zip(names, colours))}
+
+
+def looks_of(names: Iterable[str]) -> dict[str, dict]:
+    """Method or modality -> look, its own where that is free, else a spare one; no two share both dash and marker."""
+    known = METHODS | MODALITIES
+    pairs = zip(itertools.product(MARKERS[::-1], DASHES), itertools.cycle(SPARE))
+    kept = [(of["linestyle"], of["marker"]) for of in known.values()]
+    spare = (look(colour, dash, marker) for (marker, dash), colour in pairs if (dash, marker) not in kept)
+    taken: dict[str, dict] = {}
+    for name in dict.fromkeys(names):
+        own = known.get(name)
+        taken[name] = own if own and own not in taken.values() else next(spare, look(FAINT, "-", "."))
     return taken
 
 
-def method_colour(method: str) -> str:
-    """The method's fixed colour; ablations and unknown methods are dark grey, because the axis names them."""
-    return METHOD_COLOURS.get(method, "#444444")
+def style():
+    """Context: matplotlib's defaults and `STYLE` in the place of the user's settings."""
+    return matplotlib.style.context(STYLE, after_reset=True)
 
 
-def family_handles(families: Iterable[str]) -> list[Line2D]:
-    """Legend entries of the families that occur, in the order of `FAMILIES`."""
-    there = set(families)
-    return [
-        Line2D([], [], linestyle="", marker=marker, color=c, label=label)
-        for name, (c, marker, label) in FAMILIES.items()
-        if name in there
-    ]
+class Picture(Figure):
+    """A figure that is drawn in `style` and shows itself in a notebook; ``alt``: its text for who cannot see it."""
+
+    alt = ""
+
+    def draw(self, renderer):
+        with style(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # `_fonts` said so once
+            super().draw(renderer)
+
+    def savefig(self, *args, **options):
+        with style():
+            super().savefig(*args, **options)
+
+    def _repr_mimebundle_(self, **_):
+        image = io.BytesIO()
+        self.savefig(image, format="png", bbox_inches="tight")
+        return {"image/png": image.getvalue(), "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
 
-def styled(draw: Callable) -> Callable:
-    """Run a figure function under `STYLE` without changing the caller's settings."""
+@functools.cache
+def _fonts(glyphs: frozenset[int]) -> list[str]:
+    """`FONT` and installed fonts that have these characters; one warning for those that no font has."""
+    fonts, missing = [FONT], set(glyphs)
+    for font in font_manager.fontManager.ttflist if glyphs else ():
+        found = missing and missing & font_manager.get_font(font.fname).get_charmap().keys()
+        if found and "resort" not in font.name.lower():  # the font of last resort has a box for everything
+            fonts.append(font.name)
+            missing -= found
+    if missing:
+        text = "".join(map(chr, sorted(missing)))
+        warnings.warn(
+            f"no installed font has {text!r}: figures show boxes. Fix: install Noto Sans CJK or the like", stacklevel=2
+        )
+    return fonts
+
+
+def describe(figure: Figure, sentence: str) -> str:
+    """Text for who cannot see a figure: a sentence, its panels and axes, and what its legends and rows name."""
+    legends = [*figure.legends, *filter(None, (ax.get_legend() for ax in figure.axes))]
+    ticks = [t.get_text() for ax in figure.axes for t in (*ax.get_yticklabels(), *ax.get_xticklabels())]
+    shown = [t.get_text() for legend in legends for t in legend.get_texts()]
+    parts = {
+        "Panels": [ax.get_title() for ax in figure.axes],
+        "Axes": [*(s for ax in figure.axes for s in (ax.get_xlabel(), ax.get_ylabel())), figure.get_supxlabel()],
+        "Shown": [*shown, *(t for t in ticks if re.search(r"[^\W\d_]{2}", t))],
+        "Note": [legend.get_title().get_text() for legend in legends],
+    }
+    lists = {
+        key: "; ".join(dict.fromkeys(filter(None, (" ".join(t.split()) for t in texts))))
+        for key, texts in parts.items()
+    }
+    return " ".join([sentence, *(f"{key}: {text}." for key, text in lists.items() if text)])
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Make a figure in `style`, in fonts that have its characters, with a text from the first words of its function."""
 
     @functools.wraps(draw)
-    def inner(*args, **kwargs):
-        with plt.rc_context(STYLE):
-            return draw(*args, **kwargs)
+    def inner(*args, **options):
+        with style():
+            figure = draw(*args, **options)
+            texts = figure.findobj(Text)
+            own = font_manager.get_font(font_manager.findfont(FONT)).get_charmap().keys() | {ord("\n")}
+            if glyphs := frozenset(ord(c) for text in texts for c in text.get_text()) - own:
+                for text in texts:
+                    text.set_fontfamily(_fonts(glyphs))
+            figure.alt = describe(figure, (draw.__doc__ or "").split("\n\n")[0].replace("`", "").strip())
+        return figure
 
     return inner
 
 
-def save(figure, stem) -> list[Path]:
-    """Write ``stem``.png (150 dpi) and ``stem``.pdf, all or nothing and without dates, from a figure or one of its axes; returns both paths."""
-    figure = figure if isinstance(figure, Figure) else figure.figure
-    stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for kind, metadata in (
-        ("png", {"Software": None}),
-        ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-    ):
-        path = stem.parent / f"{stem.name}.{kind}"
-        handle, name = tempfile.mkstemp(dir=stem.parent, prefix=".", suffix=".tmp")
-        os.close(handle)
-        try:
-            with plt.rc_context(STYLE):
-                figure.savefig(name, format=kind, dpi=150, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-        paths.append(path)
+def save(figure: Figure, stem) -> list[Path]:
+    """Write ``stem``.png (150 dpi) and ``stem``.pdf, whole or not at all and without dates; returns both paths."""
+    stem, dates = Path(stem), dict.fromkeys(("CreationDate", "Creator", "Producer"))
+    paths = [stem.parent / f"{stem.name}.{kind}" for kind in ("png", "pdf")]
+    for path, metadata in zip(paths, ({"Software": None}, dates)):
+        with files.whole(path) as part:
+            form = {"format": path.suffix[1:], "dpi": 150, "bbox_inches": "tight", "pad_inches": 0.05}
+            figure.savefig(part, metadata=metadata, **form)
     return paths
 
 
 def panels(rows: int, cols: int, height: float, width: float = WIDTH, layout: str = "constrained", **options):
-    """A figure and its axes as a 2-d array; ``layout`` "compressed" for panels of fixed aspect."""
-    return plt.subplots(rows, cols, figsize=(width, height), layout=layout, squeeze=False, **options)
+    """A figure and its axes (rows, cols), inches; ``layout`` "compressed" for panels of fixed aspect."""
+    figure = Picture(figsize=(width, height), layout=layout)
+    return figure, figure.subplots(rows, cols, squeeze=False, **options)
 
 
-def axes(ax, height: float = 3.2, layout: str = "constrained"):
-    """The axes given, or the only one of a new figure."""
-    return panels(1, 1, height, layout=layout)[1][0, 0] if ax is None else ax
-
-
-def columns(labels, width: float = WIDTH) -> int:
-    """How many legend columns of 8-point text fit in a width in inches."""
-    longest = max((len(str(label)) for label in labels), default=1)
-    return max(1, min(len(labels), int((width - 0.2) / (0.055 * longest + 0.42))))
-
-
-def legend_below(fig, handles, title=None):
-    """The one legend of a figure, below all panels."""
-    labels = [h.get_label() for h in handles]
-    return fig.legend(
-        handles, labels, loc="outside lower center", ncols=columns(labels, fig.get_figwidth()), title=title
-    )
-
-
-def legend_above(ax, handles, title=None):
-    """The one legend of an axes, above it."""
-    labels = [h.get_label() for h in handles]
-    width = ax.get_position().width * ax.figure.get_figwidth() + 0.6
-    return ax.legend(
-        handles,
-        labels,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.01),
-        ncols=columns(labels, width),
-        title=title,
-        borderaxespad=0.2,
-    )
-
-
-def error_lengths(middle, low, high):
-    """Lengths of error bars (2, n); None when there are none at all (one seed), so that no empty caps are drawn."""
-    lengths = np.array([middle - low, high - middle], dtype=float)
-    return lengths if np.isfinite(lengths).any() else None
+def legend_below(figure: Figure, entries, title: str | None = None):
+    """The one legend of a figure, below all panels: ``entries`` are handles, or a dict of name -> look."""
+    if isinstance(entries, dict):
+        entries = [Line2D([], [], label=name, **of) for name, of in entries.items()]
+    longest = max((len(entry.get_label()) for entry in entries), default=1)
+    columns = max(1, min(len(entries), int((figure.get_figwidth() - 0.2) / (0.055 * longest + 0.52))))
+    return figure.legend(handles=entries, loc="outside lower center", ncols=columns, title=title)
