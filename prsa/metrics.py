@@ -1,11 +1,11 @@
-"""Numbers derived from counts and features: agreement, intervals, separability, probes (numpy, no torch).
+"""Numbers derived from counts and features: agreement, separability, probes.
 
-Confusion matrices have shape (..., K, K), rows = truth, columns = prediction, and hold counts. The functions of them return
-fractions (kappa: -1 to 1), shape (...); `points` is the one conversion to what tables show.
+Confusion matrices have shape (..., K, K), rows = truth, columns = prediction, and hold counts. The functions of them
+return fractions (kappa: -1 to 1), shape (...); `points` is the one conversion to what tables show.
 """
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from .errors import PrsaError
 
@@ -13,16 +13,20 @@ PROBE_C = 0.1  # inverse L2 strength of the linear probe: one fixed value for ev
 
 
 def confusion(truth, predicted, n_classes: int) -> np.ndarray:
-    """Counts (K, K) int64 of labels 1..K given as two arrays of one shape; raises `PrsaError` for other labels or shapes."""
+    """Counts (K, K) int64 of labels 1..K given as two arrays of one shape; raises `PrsaError` for other labels or
+    shapes.
+    """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.shape != predicted.shape:
         raise PrsaError(
-            f"expected truth and prediction of one shape, got {truth.shape=} and {predicted.shape=}. Select the same pixels in both."
+            f"expected truth and prediction of one shape, got {truth.shape=} and {predicted.shape=}. "
+            "Select the same pixels in both."
         )
     for name, labels in (("truth", truth), ("predicted", predicted)):
         if labels.size and not (1 <= labels.min() and labels.max() <= n_classes):
             raise PrsaError(
-                f"expected {name} labels in 1..{n_classes}, got {labels.min()} to {labels.max()}. Leave unlabelled pixels (0) out."
+                f"expected {name} labels in 1..{n_classes}, got {labels.min()} to {labels.max()}. "
+                "Leave unlabelled pixels (0) out."
             )
     cell = (truth.astype(np.int64).ravel() - 1) * n_classes + predicted.astype(np.int64).ravel() - 1
     return np.bincount(cell, minlength=n_classes**2).reshape(n_classes, n_classes)
@@ -73,44 +77,9 @@ def mean_sd(values) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else np.nan
 
 
-def mean_interval(values) -> tuple[float, float, float]:
-    """Mean and its two-sided 95 % Student t interval; NaN bounds for fewer than two values."""
-    values = np.asarray(values, dtype=float)
-    mean, sd = mean_sd(values)
-    half = stats.t.ppf(0.975, values.size - 1) * sd / np.sqrt(values.size) if values.size > 1 else np.nan
-    return mean, float(mean - half), float(mean + half)
-
-
-def paired_difference(a, b) -> tuple[float, float, float]:
-    """Mean of a - b over paired seeds and its 95 % Student t interval; the caller pairs, unequal lengths raise `PrsaError`."""
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise PrsaError(
-            f"expected two 1-d arrays over the same seeds, got {a.shape=} and {b.shape=}. Run the missing seeds."
-        )
-    return mean_interval(a - b)
-
-
-def hierarchical_bootstrap(difference, rng: np.random.Generator, draws: int = 10_000) -> tuple[float, float, float]:
-    """Mean over scenes of paired differences (scene, seed) and its 95 % percentile interval.
-
-    Scenes are drawn with replacement, then seeds within each drawn scene, so that the interval speaks about new scenes and
-    not only about new seeds on these ones. NaN bounds for a single scene with a single seed.
-    """
-    difference = np.asarray(difference, dtype=float)
-    if difference.ndim != 2 or difference.size == 0:
-        raise PrsaError(f"expected differences (scene, seed), got {difference.shape=}. Stack one row per scene.")
-    scenes, seeds = difference.shape
-    if scenes == seeds == 1:
-        return float(difference[0, 0]), np.nan, np.nan
-    drawn = rng.integers(scenes, size=(draws, scenes, 1))
-    inner = rng.integers(seeds, size=(draws, scenes, seeds))
-    low, high = np.percentile(difference[drawn, inner].mean((1, 2)), [2.5, 97.5])
-    return float(difference.mean()), float(low), float(high)
-
-
 def linear_cka(features, onehot) -> float:
-    """Linear centred kernel alignment of features (n, D) with one-hot labels (n, K): 0 to 1 (Kornblith et al., ICML 2019).
+    """Linear centred kernel alignment of features (n, D) with one-hot labels (n, K): 0 to 1 (Kornblith et al., ICML
+    2019).
 
     NaN when either side does not vary.
     """
@@ -119,7 +88,7 @@ def linear_cka(features, onehot) -> float:
 
 
 def eta_squared(features, labels) -> float:
-    """Share of the features' total sum of squares that lies between the classes, 0 to 1: features (n, D), labels (n,)."""
+    """Share of the sum of squares of features (n, D) that lies between the classes of labels (n,), 0 to 1."""
     x, labels = np.asarray(features, dtype=float), np.asarray(labels)
     x = x - x.mean(0)
     between = sum((labels == k).sum() * np.sum(x[labels == k].mean(0) ** 2) for k in np.unique(labels))
@@ -143,14 +112,11 @@ def linear_probe(train_x, train_y, test_x) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
 
     train_x, train_y, test_x = np.asarray(train_x, np.float64), np.asarray(train_y), np.asarray(test_x, np.float64)
-    if (
-        train_x.ndim != 2
-        or not len(train_y)
-        or train_x.shape[:1] != train_y.shape
-        or train_x.shape[1:] != test_x.shape[1:]
-    ):
+    shapes = train_x.shape, train_y.shape, test_x.shape
+    if train_x.ndim != 2 or not len(train_y) or shapes[0][:1] != shapes[1] or shapes[0][1:] != shapes[2][1:]:
         raise PrsaError(
-            f"expected features (n, D) with labels (n,), got {train_x.shape=}, {train_y.shape=}, {test_x.shape=}. Probe one branch at a time."
+            f"expected features (n, D) with labels (n,), got {train_x.shape=}, {train_y.shape=}, {test_x.shape=}. "
+            "Probe one branch at a time."
         )
     if (train_y == train_y[0]).all():
         return np.full(len(test_x), train_y[0])

@@ -1,7 +1,7 @@
-"""Run files to tables, each as CSV, Markdown and LaTeX. Reads finished runs only: no torch, no training.
+"""Run files to tables, each as CSV, Markdown and LaTeX. Finished runs only: no torch, no training.
 
 scores       the runs as two long tables: a row per run and method, a row per branch
-intervals    the one summary of paired numbers: estimate, interval, how it was made; ranks
+intervals    the one summary of paired numbers: estimate, interval, how it was made
 tables       the tables of the study, a function each
 claims       the abstract's claims as a ledger of verdicts
 robustness   degraded and missing sensors
@@ -9,13 +9,12 @@ dial         the imbalance dial
 leakage      what a split leaks, and accuracy against distance
 published    numbers of the literature beside ours
 diagnostics  drift between areas, calibration
-text         columns of every table; CSV, Markdown, LaTeX
+text         the columns of every table; CSV, Markdown, LaTeX
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -30,50 +29,43 @@ def write_all(
     """Write every table of `prsa.report.text.COLUMNS` as .csv, .md and .tex into a folder; returns name -> table.
 
     ``scenes`` and ``splits``: by name, in the order of the rows. Runs of the imbalance dial count for the tables dial,
-    trend and claims only, unless ``scenes`` names their scene. A table without runs has no rows. Raises `PrsaError`,
-    with nothing written, when runs cannot be paired or a run is given twice.
+    trend and claims only, unless ``scenes`` names their scene. A table that no run is of has no rows; published
+    needs the repository. Raises `PrsaError`, with nothing written, when runs cannot be paired or one is given twice.
     """
     place = {name: i for i, name in enumerate(scenes)}
     runs = sorted(runs, key=lambda run: (place.get(run.attrs["scene"], len(place)), run.attrs["scene"]))
-    everything = dial.finished(scores(runs))
-    study = everything[[name in scenes or not is_dial(name) for name in everything["scene"]]]
-    made = {"datasets": tables.datasets(scenes, splits)}
-    about = {"datasets": [text.note(tables.datasets)]}
+    found = scores(runs)
+    study = found.loc[[name in scenes or not is_dial(name) for name in found["scene"]]]
+    both = found.loc[study.index.union(dial.turned(found).index)]
+    audited = study["run"][~study["family"].isin(["single", "ablation"])]
     per_run = (tables.accuracy, tables.evaluation, tables.recovery, tables.per_class, tables.ranking, tables.ablation)
     per_run += (tables.imbalance, tables.sensitivity, tables.complexity, robustness.robustness)
-    for make in (*per_run, dial.dial, dial.trend, claims.ledger):
-        name = "claims" if make is claims.ledger else make.__name__
-        made[name] = make(study if make in per_run else everything)
-        about[name] = [text.note(make)]
-    about["claims"] += claims.notes(made["claims"])
-    audited = study[study["family"].ne("ablation")]["run"]
-    made["leakage"] = leakage.leakage({id(run): run for run in audited}.values(), scenes, splits.values())
-    about["leakage"] = [text.note(leakage.leakage)]
+    makers = {"datasets": (tables.datasets, scenes, splits)} | {make.__name__: (make, study) for make in per_run}
+    makers |= {"dial": (dial.dial, both), "trend": (dial.trend, both), "claims": (claims.ledger, both)}
+    makers |= {"leakage": (leakage.leakage, audited, scenes, splits.values())}
+    made = {name: make(*of) for name, (make, *of) in makers.items()}
+    notes = {name: [text.note(make)] for name, (make, *_) in makers.items()}
+    notes["claims"] += claims.notes(made["claims"])
     if published.PUBLISHED.is_file():
-        literature = pd.read_csv(published.PUBLISHED)
-        made["published"] = published.published(made["accuracy"], made["datasets"], literature)
-        about["published"] = [text.note(published.published), *published.reasons(made["datasets"], literature).values()]
-    leaking = set(made["leakage"]["scene"][made["leakage"]["share_overlap"] > 0])
+        literature = made["accuracy"], made["datasets"], pd.read_csv(published.PUBLISHED)
+        made["published"] = published.published(*literature)
+        notes["published"] = [text.note(published.published), *published.reasons(*literature[1:]).values()]
+    leaking = dict.fromkeys(study["scene"][study["split"].str.contains("leaking")])
     for name, table in made.items():
-        text.write(name, table, Path(folder), about[name] + remarks(study, leaking), leaking)
+        text.write(name, table, Path(folder), notes[name] + remarks(study), leaking)
     return made
 
 
-def remarks(study: pd.DataFrame, leaking: Iterable[str] = ()) -> list[str]:
-    """What a reader must know about the scenes behind any table: simulated or not, leaking splits, classes without test
-    pixels.
-    """
-    found = [f"Simulated: {', '.join(study['group'][study['simulated'].eq(1)].unique()) or 'none'}."]
-    found += [
-        f"The split of {name} leaks: test patches hold training pixels, so its accuracies are too high."
-        for name in leaking
-    ]
+def remarks(study: pd.DataFrame) -> list[str]:
+    """What a reader must know of the scenes: simulated or not, a leaking split, classes without test pixels."""
+    simulated = ", ".join(map(text.escaped, study["group"][study["simulated"].eq(1)].unique()))
+    found = [f"Simulated: {simulated or 'none'}."]
     for scene, part in study.groupby("scene", sort=False):
-        first = part.iloc[0]
-        names, there = first["run"]["class"].values, first["counts"].sum(1) > 0
+        name, first = text.escaped(scene), part.iloc[0]
+        if "leaking" in first["split"]:
+            found.append(f"The split of {name} leaks: test patches hold training pixels, so accuracies are too high.")
+        there = first["counts"].sum(1) > 0
         if not there.all():
-            gone = ", ".join(map(str, names[~there]))
-            found.append(
-                f"{scene}: no test pixels of {gone}, so AA is over {int(np.sum(there))} of {len(names)} classes."
-            )
+            gone = ", ".join(map(text.escaped, first["run"]["class"].values[~there]))
+            found.append(f"{name}: no test pixels of {gone}, so AA is over {there.sum()} of {there.size} classes.")
     return found

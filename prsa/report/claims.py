@@ -7,7 +7,7 @@ of them are ours: the abstract states neither a measure nor a size. `late` runs 
 *probe* is the linear probe of `prsa.metrics`; values of a curve are those of the last epoch unless stated.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from scipy import stats
 from ..data.simulate import is_dial
 from .intervals import CORRELATION, POINTS, UNBOUNDED, complete, difference, summarise
 from .robustness import CLEAN, MISSING, conditions, strongest
-from .scores import ALONE, BASELINE, FULL, branches, by_run, defaults, roles
+from .scores import ALONE, BASELINE, FULL, Runs, branches, by_run, defaults, roles
 from .text import DECIMALS, frame
 
 VERDICTS = ("supported", "not supported", "reversed")
@@ -56,15 +56,14 @@ CLAIMS = {  # claim -> effect, and what to mind; in the order of the ledger
     "validation pixels (shadow heads), over epochs and modalities. Scene `all`: the same correlation over scenes, "
     "settings of the dial and modalities at the end, a value per seed. 0 where the factor knows nothing of the gap.",
     PROTOTYPE: "Probe OA of the branch inside concat+prm, and inside prsanet, minus inside concat, every modality, "
-    "so that none is chosen by its result; `slow` marks the lowest mean imbalance factor in concat, the one that "
-    "the abstract speaks of.",
-    DIRECTION: "Cosine, on the features of a branch, with the gradient that it would get if it were trained alone "
-    "from where it is (shadow heads), mean over epochs: of the prototype loss minus of the fused loss inside "
-    "concat; of all losses inside concat+prm minus inside concat. Prototypes and shadow heads both classify one "
-    "branch, so that some agreement is by construction.",
+    "so that none is chosen by its result; `slow` marks the lowest mean imbalance factor in concat.",
+    DIRECTION: "Cosine, on the features of a branch, with the gradient that it would get if it were trained alone from "
+    "where it is (shadow heads), mean over epochs: of the prototype loss minus of the fused loss inside concat; of all "
+    "losses inside concat+prm minus inside concat. Prototypes and shadow heads both classify one branch, so that some "
+    "agreement is by construction.",
     BALANCE: "Mean over modalities of |log2 imbalance factor| in concat minus in concat+prm: 0 is balance, 1 a "
-    "factor of 2 or 1/2. The loss trains what the factor is made of, so this says that it works, not that it is "
-    "good for anything.",
+    "factor of 2 or 1/2. The loss trains what the factor is made of: this says that it works, not that it is good "
+    "for anything.",
     CATEGORIES: "Linear CKA and eta squared of the fused features with the categories, sagf minus concat.",
     AGREEMENT: "Fall of the Jensen-Shannon divergence between the branches from the first to the last epoch of sagf "
     "(any training may do that), and its last value without minus with a part. Posteriors are those of the anchors "
@@ -72,8 +71,8 @@ CLAIMS = {  # claim -> effect, and what to mind; in the order of the ledger
     "sagf.",
     ACCURACY: "Test OA of prsanet minus that of concat, late, pmr, concat+prm and sagf.",
     PUSH: "Test OA of prsanet minus the same without the push that follows the imbalance factor (prsanet-no-push).",
-    DEGRADED: "Test OA of prsanet minus that of concat with the dominant sensor degraded at the strongest setting, "
-    "or missing; no retraining.",
+    DEGRADED: "Test OA of prsanet minus that of concat with the dominant sensor degraded at the strongest setting, or "
+    "missing; no retraining.",
 }
 
 
@@ -83,48 +82,31 @@ def unit(measure: str) -> str:
 
 
 def verdict(effect: float, lo: float, hi: float, smallest: float = 0.0) -> str:
-    """One of `VERDICTS`, see `RULE`; ``smallest``: effect that matters, all in one unit. Without an interval (NaN)
-    nothing is supported.
-    """
+    """One of `VERDICTS` by `RULE`; ``smallest``: effect that matters. Without an interval (NaN) none is supported."""
     if lo > 0 and effect >= smallest:
         return "supported"
     return "reversed" if hi < 0 else "not supported"
 
 
-def by_chance(table: pd.DataFrame) -> float:
-    """How many rows of a ledger would have an interval without 0 if there were no effect at all: 5 % of the rows with
-    an interval.
-    """
-    return 0.05 * int(table["lo"].notna().sum())
-
-
 def _rank(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's correlation; NaN when a side does not vary."""
-    return float(stats.spearmanr(a.ravel(), b.ravel()).statistic) if np.ptp(a) and np.ptp(b) else np.nan
+    return float(stats.spearmanr(a.ravel(), b.ravel())[0]) if np.ptp(a) and np.ptp(b) else np.nan
 
 
 def _follows(alone: xr.Dataset, joint: xr.Dataset) -> float:
-    """Correlation of the falling factor with the validation gap of the same epoch, over epochs and modalities; NaN
-    without validation pixels.
-    """
+    """Correlation of the falling factor with the validation gap of the epoch, over epochs and modalities; or NaN."""
     gap = (alone["probe_accuracy"] - joint["probe_accuracy"]).sel(watched="val").values
     return _rank(-joint["rho"].values, gap) if np.isfinite(gap).all() else np.nan
 
 
-def _js(run: xr.Dataset, epoch: int = -1) -> float:
-    return float(run["js"].isel(epoch=epoch))
-
-
 def _effects(table: pd.DataFrame, inside: pd.DataFrame, degraded: pd.DataFrame) -> Iterator[tuple[str, str, dict]]:
-    """Claim, measure and effect by (scene, seed), from the rows of one group in `scores`, `branches` and `conditions`;
-    no values: a method is absent.
+    """Claim, measure and effect by (scene, seed), from one group's rows of `scores`, `branches` and `conditions`.
+
+    No values where a method is absent.
     """
 
-    def runs(method: str) -> dict[tuple, xr.Dataset]:
-        return by_run(table[table["method"].eq(method)], "run")
-
     def of(method: str, value: Callable[[xr.Dataset], float]) -> dict[tuple, float]:
-        return {key: value(run) for key, run in runs(method).items()}
+        return {key: float(value(run)) for key, run in by_run(table[table["method"].eq(method)], "run").items()}
 
     def less(a: str, b: str, value: Callable[[xr.Dataset], float]) -> dict[tuple, float]:
         return difference(of(a, value), of(b, value))
@@ -133,7 +115,10 @@ def _effects(table: pd.DataFrame, inside: pd.DataFrame, degraded: pd.DataFrame) 
         return by_run(inside[inside["method"].eq(method) & inside["modality"].eq(modality)], column)
 
     def turning(source: str, modality: str) -> Callable[[xr.Dataset], float]:
-        return lambda run: float(run["direction"].sel(source=source, modality=modality).mean())
+        return lambda run: run["direction"].sel(source=source, modality=modality).mean()
+
+    def oa(method: str, part: pd.DataFrame = table) -> dict[tuple, float]:
+        return by_run(part[part["method"].eq(method)])
 
     concat = inside[inside["method"].eq(BASELINE)]
     role = roles(concat) if len(concat) else {}
@@ -145,8 +130,8 @@ def _effects(table: pd.DataFrame, inside: pd.DataFrame, degraded: pd.DataFrame) 
         slow = part["rho"].idxmin()
         lowest[key] = part["gap"][slow] - part["gap"].drop(slow).mean()
     yield FACTOR, "probe gap in concat: lowest factor - others (points)", lowest
-    late = runs(ALONE)
-    follows = {key: _follows(late[key], run) for key, run in runs(BASELINE).items() if key in late}
+    alone, joint = (by_run(table[table["method"].eq(method)], "run") for method in (ALONE, BASELINE))
+    follows = {key: _follows(alone[key], run) for key, run in joint.items() if key in alone}
     yield FACTOR, "factor falls with the gap over epochs (rank correlation)", follows
     for method in ("concat+prm", FULL):
         for m, name in label.items():
@@ -158,30 +143,28 @@ def _effects(table: pd.DataFrame, inside: pd.DataFrame, degraded: pd.DataFrame) 
     for m, name in label.items():
         gain = less("concat+prm", BASELINE, turning("total", m))
         yield DIRECTION, f"direction of {name}: concat+prm - concat (cosine)", gain
-    gain = less(BASELINE, "concat+prm", lambda run: float(np.abs(np.log2(run["rho"].values[-1])).mean()))
-    yield BALANCE, "distance from balance: concat - concat+prm (log2)", gain
-    yield CATEGORIES, "linear CKA: sagf - concat (0 to 1)", less("sagf", BASELINE, lambda run: float(run["cka"]))
-    yield CATEGORIES, "eta squared: sagf - concat (0 to 1)", less("sagf", BASELINE, lambda run: float(run["eta2"]))
-    yield AGREEMENT, "JS in sagf: first - last epoch (nats)", of("sagf", lambda run: _js(run, 0) - _js(run))
+    distance = less(BASELINE, "concat+prm", lambda run: np.abs(np.log2(run["rho"].values[-1])).mean())
+    yield BALANCE, "distance from balance: concat - concat+prm (log2)", distance
+    yield CATEGORIES, "linear CKA: sagf - concat (0 to 1)", less("sagf", BASELINE, lambda run: run["cka"])
+    yield CATEGORIES, "eta squared: sagf - concat (0 to 1)", less("sagf", BASELINE, lambda run: run["eta2"])
+    yield AGREEMENT, "JS in sagf: first - last epoch (nats)", of("sagf", lambda run: run["js"][0] - run["js"][-1])
     for without, method in ((BASELINE, "concat+prm"), ("prsanet-no-alignment", FULL)):
-        yield AGREEMENT, f"JS at the end: {without} - {method} (nats)", less(without, method, _js)
-    oa = {method: by_run(part) for method, part in table.groupby("method")}
+        yield AGREEMENT, f"JS at the end: {without} - {method} (nats)", less(without, method, lambda run: run["js"][-1])
     for other in (BASELINE, ALONE, "pmr", "concat+prm", "sagf", "prsanet-no-push"):
         claim = PUSH if other == "prsanet-no-push" else ACCURACY
-        yield claim, f"OA: prsanet - {other} (points)", difference(oa.get(FULL, {}), oa.get(other, {}))
-    dominant = degraded[~degraded["degradation"].isin([CLEAN, MISSING])]["modality"].iloc[:1]
+        yield claim, f"OA: prsanet - {other} (points)", difference(oa(FULL), oa(other))
+    dominant = degraded["modality"][~degraded["degradation"].isin([CLEAN, MISSING])].iloc[:1]
     steps = strongest(degraded[degraded["modality"].isin(dominant)])
     for (what, strength), part in steps.groupby(["degradation", "strength"], sort=False):
-        values = [by_run(part[part["method"].eq(method)]) for method in (FULL, BASELINE)]
         name = what if what == MISSING else f"{what} {strength:g}"
-        yield DEGRADED, f"OA, dominant sensor {name}: prsanet - concat (points)", difference(*values)
+        gain = difference(oa(FULL, part), oa(BASELINE, part))
+        yield DEGRADED, f"OA, dominant sensor {name}: prsanet - concat (points)", gain
 
 
 def _everywhere(inside: pd.DataFrame) -> dict[tuple, float]:
-    """Per seed, the correlation of the falling factor with the probe gap at the end over scenes, dial settings and
-    modalities.
+    """Per seed that all scenes have, the correlation of the falling factor with the probe gap over all of `branches`.
 
-    Scenes with both concat and late; the seeds that all of these have. Empty for fewer than two scenes.
+    Scenes with both concat and late, those of the dial as well; empty for fewer than two.
     """
     both = inside[inside["method"].eq(BASELINE) & inside["gap"].notna()]
     scenes = both["scene"].nunique()
@@ -189,54 +172,39 @@ def _everywhere(inside: pd.DataFrame) -> dict[tuple, float]:
     return {(ALL, seed): _rank(-part["rho"].to_numpy(), part["gap"].to_numpy()) for seed, part in seeds.items()}
 
 
-def _row(claim: str, scene: str, measure: str, values: dict[tuple, float]) -> tuple:
-    smallest, bounds = UNITS[unit(measure)]
-    numbers = [round(v, DECIMALS) + 0.0 for v in summarise(values, bounds).numbers]  # + 0.0: no negative zero
-    return claim, scene, measure, *numbers, len(values), verdict(*numbers, smallest)
+def ledger(runs: Runs) -> pd.DataFrame:
+    """The abstract's claims on our reconstruction, each as an effect that is positive where the claim holds.
 
-
-def ledger(runs: Iterable[xr.Dataset] | pd.DataFrame) -> pd.DataFrame:
-    """The abstract's claims on our reconstruction.
-
-    One row per claim in the order of `CLAIMS`, then group of scenes (``scene``: its name, or `ALL`), then measure.
-    ``effect``, ``lo`` and ``hi`` are in the unit named last in ``measure``, rounded; ``n``: pairs of scene and seed
-    that both sides have. A claim whose runs are absent has no row. Scenes of the dial count for the row `ALL` only.
-    Ignores runs with overrides, without branches to look into and of one modality.
+    One row per claim in the order of `CLAIMS`, group of scenes (or `ALL`) and measure; ``effect``, ``lo`` and ``hi`` in
+    the unit that ``measure`` ends with, rounded; ``n``: pairs of scene and seed. A claim whose runs are absent has no
+    row. Scenes of the dial count for the row `ALL` only. Runs without branches or of one modality are left out.
     """
     table = defaults(runs, ablations=True)
     table = table[table["joint"] | (table["method"].eq(ALONE) & table["modalities"].map(len).gt(1))]
     inside, degraded = branches(table), conditions(table)
     found: dict[str, list] = {claim: [] for claim in CLAIMS}
-    for group, here in table[~table["scene"].map(is_dial).astype(bool)].groupby("group", sort=False):
+
+    def add(claim: str, scene: str, measure: str, values: dict[tuple, float]) -> None:
+        if values := complete(values):
+            smallest, bounds = UNITS[unit(measure)]
+            numbers = [round(v, DECIMALS) + 0.0 for v in summarise(values, bounds).numbers]  # + 0.0: no negative zero
+            found[claim].append((claim, scene, measure, *numbers, len(values), verdict(*numbers, smallest)))
+
+    for group, here in table.loc[[not is_dial(scene) for scene in table["scene"]]].groupby("group", sort=False):
         parts = (part[part["scene"].isin(here["scene"])] for part in (inside, degraded))
         for claim, measure, values in _effects(here, *parts):
-            if values := complete(values):
-                found[claim].append(_row(claim, group, measure, values))
-    if everywhere := complete(_everywhere(inside)):
-        measure = "factor falls with the gap over scenes and dial (rank correlation)"
-        found[FACTOR].append(_row(FACTOR, ALL, measure, everywhere))
+            add(claim, group, measure, values)
+    add(FACTOR, ALL, "factor falls with the gap over scenes and dial (rank correlation)", _everywhere(inside))
     return frame("claims", [row for rows in found.values() for row in rows])
 
 
 def matrix(table: pd.DataFrame) -> pd.DataFrame:
-    """The ledger with a column ``row`` that is alike for all groups: the modality is named by its role (slow, middle,
-    fast) alone.
-    """
+    """The ledger with a column ``row`` that is alike for all groups: a modality is named by its role alone."""
     rows = table["measure"].str.replace(r"\S+ \((slow|middle|fast)\)", r"the \1 branch", regex=True)
     return table.assign(row=rows)
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """How many rows of a ledger have each verdict: claim, rows and `VERDICTS`, a row per claim that has any."""
-    counts = pd.crosstab(table["claim"], table["verdict"]).reindex(index=table["claim"].unique(), columns=VERDICTS)
-    counts = counts.fillna(0).astype(int)
-    counts.insert(0, "rows", counts.sum(axis=1))
-    return counts.rename_axis(columns=None).reset_index()
-
-
 def notes(table: pd.DataFrame) -> list[str]:
-    """What stands beside a written ledger: the rule, how much chance would give, and how each claim is measured."""
-    chance = (
-        f"{len(table)} rows; if nothing had any effect, about {by_chance(table):.1f} intervals would still exclude 0."
-    )
+    """What stands beside a ledger: the rule, what chance would give (5 % of the intervals), how claims are measured."""
+    chance = f"{len(table)} rows; without any effect, about {0.05 * table['lo'].count():.1f} intervals would exclude 0."
     return [RULE, chance, "\n".join(f"* {claim}: {CLAIMS[claim]}" for claim in dict.fromkeys(table["claim"]))]

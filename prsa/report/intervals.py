@@ -1,10 +1,8 @@
-"""The one summary of paired numbers: an estimate, its 95 % interval, and how both were made. Every table, figure and
-notebook uses it.
+"""The one summary of paired numbers: estimate, 95 % interval, how many, and how the interval was made.
 
-Values are given by (scene, seed). Several scenes speak about new scenes: the interval is a bootstrap that draws scenes
-first and seeds within them. One scene speaks about new training runs on this scene: Student's t over its seeds. With
-too few values there is no interval, and the summary says so. The unit of one scene's evidence is the seed, of a group's
-the scene.
+Every table, figure and notebook uses it. Values are given by (scene, seed). Several scenes speak about new scenes: a
+bootstrap draws scenes first and seeds within them. One scene speaks about new training runs on it: Student's t over
+seeds. With too few values there is no interval, and the summary says so.
 """
 
 from collections.abc import Mapping
@@ -15,16 +13,15 @@ from scipy import stats
 
 UNBOUNDED = (-np.inf, np.inf)
 POINTS = (-100.0, 100.0)  # of a difference of accuracies
-CORRELATION = (-1.0, 1.0)  # of a rank correlation
+CORRELATION = (-1.0, 1.0)
 FEWEST = 3  # seeds of one scene, or scenes of a group, from which an interval says anything
 DRAWS = 10_000  # of the bootstrap
+Values = Mapping[tuple[str, int], float]  # (scene, seed) -> value; a series with this index will do
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean over scenes and seeds, its 95 % interval (NaN: none), over how many of either, and the method of the
-    interval in words.
-    """
+    """Mean over scenes and seeds, its 95 % interval (NaN: none), over how many of either, and the interval's method."""
 
     estimate: float
     lo: float
@@ -39,15 +36,12 @@ class Summary:
         return self.estimate, self.lo, self.hi
 
     def text(self, decimals: int = 1, sign: str = "+") -> str:
-        """``+1.2 [0.3, 2.1]``, or ``+1.2 (no interval: fewer than three seeds)``; ``sign="-"`` for what is no
-        difference.
-        """
+        """``+1.2 [0.3, 2.1]``, or ``+1.2 (no interval: fewer than three seeds)``; ``sign="-"``: a plus is not shown."""
         if np.isnan(self.estimate):
             return self.method
         return text(*self.numbers, decimals, sign) + ("" if np.isfinite(self.lo) else f" ({self.method})")
 
-    def __str__(self) -> str:
-        return self.text()
+    __str__ = text
 
 
 def number(value: float, decimals: int, sign: str = "-") -> str:
@@ -61,23 +55,20 @@ def text(estimate: float, lo: float, hi: float, decimals: int = 1, sign: str = "
     return number(estimate, decimals, sign) + bounds
 
 
-def complete(values: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
-    """The finite values of (scene, seed) -> value, of the seeds that every scene has."""
+def complete(values: Values) -> dict[tuple[str, int], float]:
+    """The finite values, of the seeds that every scene has."""
     found = {key: float(value) for key, value in values.items() if np.isfinite(value)}
     scenes = dict.fromkeys(scene for scene, _ in found)
     return {key: value for key, value in found.items() if all((scene, key[1]) in found for scene in scenes)}
 
 
-def summarise(values: Mapping[tuple[str, int], float], bounds: tuple[float, float] = UNBOUNDED) -> Summary:
-    """Mean of (scene, seed) -> value and its 95 % interval; ``values``: a mapping or a series, of which `complete`
-    values count.
+def summarise(values: Values, bounds: tuple[float, float] = UNBOUNDED) -> Summary:
+    """Mean and 95 % interval of the `complete` values; ``bounds``: what the quantity can be at most. Source: ours.
 
-    Three or more scenes: percentiles of a bootstrap over scenes, then seeds, with a fixed stream, so that the same
-    values give the same numbers. One scene with three or more seeds: Student's t over seeds. No interval (NaN)
-    otherwise: two values or two scenes do not say how much the next one may differ. ``bounds``: what the quantity can
-    be at most; bootstrapped means keep to it by themselves, Student's interval is cut there, and for `CORRELATION` it
-    is taken on Fisher's z = artanh r, where the half-width of r is divided by 1 - r^2 (delta method), and brought back.
-    No values: all NaN. Source: ours.
+    Three or more scenes: percentiles of a bootstrap with a fixed stream; bootstrapped means keep to the bounds by
+    themselves. One scene with three or more seeds: Student's t, cut at the bounds; for `CORRELATION` it is taken on
+    Fisher's z = artanh r, where the half-width of r is divided by 1 - r^2 (delta method), and brought back. Otherwise
+    no interval (NaN): two values, or two scenes, do not say how far the next one may lie. No values: all NaN.
     """
     values = complete(values)
     scenes, seeds = (list(dict.fromkeys(key[i] for key in values)) for i in (0, 1))
@@ -96,19 +87,15 @@ def summarise(values: Mapping[tuple[str, int], float], bounds: tuple[float, floa
     return Summary(float(table.mean()), float(lo), float(hi), len(scenes), len(seeds), method)
 
 
-def paired(
-    a: Mapping[tuple[str, int], float], b: Mapping[tuple[str, int], float], bounds: tuple[float, float] = UNBOUNDED
-) -> Summary:
-    """`summarise` of a - b over the (scene, seed) that both have: such runs start from the same random
-    numbers.
-    """
-    return summarise(difference(a, b), bounds)
-
-
-def difference(a: Mapping[tuple[str, int], float], b: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
-    """(scene, seed) -> a - b, where both have a value."""
+def difference(a: Values, b: Values) -> dict[tuple[str, int], float]:
+    """a - b by (scene, seed), where both have a value: such runs start from the same random numbers."""
     a, b = dict(a.items()), dict(b.items())
     return {key: value - b[key] for key, value in a.items() if key in b}
+
+
+def paired(a: Values, b: Values, bounds: tuple[float, float] = UNBOUNDED) -> Summary:
+    """`summarise` of the `difference` a - b."""
+    return summarise(difference(a, b), bounds)
 
 
 def _bootstrap(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -119,27 +106,19 @@ def _bootstrap(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return table[drawn, inner].mean((1, 2))
 
 
-def _student(values: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float]:
+def _student(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     mean = values.mean()
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) * np.array([-1, 1])
     if bounds == CORRELATION and abs(mean) < 1:
-        half /= 1 - mean**2
-        return tuple(np.tanh(np.arctanh(mean) + np.array([-half, half])))
-    return tuple(np.clip([mean - half, mean + half], *bounds))
-
-
-def ranks(values) -> np.ndarray:
-    """Ranks along the last axis of values (..., k) of which higher is better: 1 (best) to k, ties share their mean
-    rank.
-    """
-    return stats.rankdata(-np.asarray(values, dtype=float), axis=-1)
+        return np.tanh(np.arctanh(mean) + half / (1 - mean**2))
+    return np.clip(mean + half, *bounds)
 
 
 def critical_difference(n_methods: int, n_scenes: int, alpha: float = 0.05) -> float:
-    """Nemenyi: mean ranks of two of k methods on N scenes differ when they are q sqrt(k (k + 1) / (6 N)) or more apart
-    (Demsar, as above).
+    """Nemenyi: mean ranks of two of k methods on N scenes differ when they are q sqrt(k (k + 1) / (6 N)) or more apart.
 
-    q is the quantile of the Studentised range for infinite degrees of freedom, divided by sqrt(2).
+    q: quantile of the Studentised range for infinite degrees of freedom, divided by sqrt(2). Scenes count, not runs:
+    seeds of one scene are not independent. Source: Demsar, JMLR 7 (2006).
     """
     q = stats.studentized_range.ppf(1 - alpha, n_methods, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_scenes)))

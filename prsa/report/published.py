@@ -14,61 +14,49 @@ PUBLISHED = files.ROOT / "results" / "reference" / "published.csv"  # numbers of
 
 
 def _comparable(scene: pd.Series, literature: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Rows of the literature with this scene's data set, official split and modalities, and why there are none ("" when
-    there are).
-    """
+    """Rows of the literature with this scene's data set, official split and modalities, and why there are none."""
     none, name = literature[:0], scene["scene"]
+    rows = literature[literature["dataset"].str.lower().eq(name.lower())]
+    official = rows[rows["protocol"].str.startswith("standard") & rows["train_samples"].notna()]
+    train, test = scene["train"] + scene["val"], scene["test"]  # validation pixels are held out of the official ones
+    same = official[official["train_samples"].eq(train) & official["test_samples"].eq(test)]
+    sensors = {part.split()[0].lower() for part in scene["modalities"].split(";")}
+    found = same[same["modalities"].map(lambda text: set(text.lower().split("+")) == sensors).astype(bool)]
     if scene["simulated"]:
         return none, f"{name} is simulated: nobody else has published numbers for it."
-    rows = literature[literature["dataset"].str.lower().eq(name.lower())]
     if rows.empty:
         known = ", ".join(literature["dataset"].unique())
         return none, f"{name} is none of the data sets with published numbers ({known}); a crop is another scene."
-    rows = rows[rows["protocol"].str.startswith("standard") & rows["train_samples"].notna()]
-    if rows.empty:
+    if official.empty:
         return (
             none,
-            f"the published numbers of {name} are of random or unstated splits, with which ours may not be compared.",
+            f"the published numbers of {name} are of random or unstated splits: ours are not compared with them.",
         )
-    train, test = scene["train"] + scene["val"], scene["test"]  # validation pixels are held out of the official ones
-    same = rows["train_samples"].eq(train) & rows["test_samples"].eq(test)
-    if not scene["split"].startswith("fixed") or not same.any():
-        counts = dict.fromkeys(zip(rows["train_samples"], rows["test_samples"]))
-        official = " or ".join(f"{a:.0f} training and {b:.0f}" for a, b in counts)
-        return none, (
-            f"{name} has another split here: expected the official {official} test pixels, got {train} "
-            f"(validation included) and {test} of the kind {scene['split']}."
-        )
-    sensors = {part.split()[0].lower() for part in scene["modalities"].split(";")}
-    rows = rows[same & rows["modalities"].map(lambda text: set(text.lower().split("+")) == sensors)]
+    if same.empty or not scene["split"].startswith("fixed"):
+        counts = dict.fromkeys(zip(official["train_samples"], official["test_samples"]))
+        wanted = " or ".join(f"{a:.0f} training and {b:.0f}" for a, b in counts)
+        got = f"{train} (validation included) and {test} of the kind {scene['split']}"
+        return none, f"{name} has another split here: expected the official {wanted} test pixels, got {got}."
     reason = f"no number published for the official split of {name} is of exactly {' + '.join(sorted(sensors))}."
-    return rows, reason if rows.empty else ""
+    return found, reason if found.empty else ""
 
 
 def published(accuracy: pd.DataFrame, datasets: pd.DataFrame, literature: pd.DataFrame) -> pd.DataFrame:
     """Numbers of the literature for the same scene, official split and modalities beside ours, where we train that
-    method; OA in points. Training differs. Where the epoch was chosen on test pixels, the published number is too high.
+    method; OA in points. Training differs. Where the epoch was chosen on test pixels, a published number is too high.
 
-    ``accuracy`` and ``datasets`` are tables of `prsa.report.tables`, ``literature`` is the file `PUBLISHED`. Only
-    published networks and classical classifiers have a counterpart: our prsanet is a reconstruction. Without ours,
-    method and ours are empty.
+    ``accuracy`` and ``datasets``: tables of `prsa.report.tables`; ``literature``: the file `PUBLISHED`. Only published
+    networks and classical classifiers have a counterpart: our prsanet is a reconstruction.
     """
     rows = []
     for _, scene in datasets.iterrows():
         mine = accuracy[accuracy["scene"].eq(scene["scene"]) & accuracy["family"].isin(["network", "classical"])]
         ours = {_letters(m): (m, oa, sd) for m, oa, sd in zip(mine["method"], mine["oa_mean"], mine["oa_sd"])}
-        found = [
-            (
-                scene["scene"],
-                *ours.get(_letters(o.method), ("", np.nan, np.nan)),
-                o.method,
-                o.oa,
-                o.oa_sd,
-                o.epoch_chosen_on,
-                o.source,
-            )
-            for o in _comparable(scene, literature)[0].itertuples()
-        ]
+        found = []
+        for other in _comparable(scene, literature)[0].itertuples():
+            own = ours.get(_letters(other.method), ("", np.nan, np.nan))
+            theirs = other.method, other.oa, other.oa_sd, other.epoch_chosen_on, other.source
+            found.append((scene["scene"], *own, *theirs))
         rows += sorted(found, key=lambda row: row[1] == "")  # those with ours first
     return frame("published", rows)
 

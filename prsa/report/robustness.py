@@ -1,16 +1,13 @@
-"""Accuracy when a modality is degraded or missing at test time; what the conditions are is said in
-`prsa.study.degrade`. Source: ours.
-"""
+"""Accuracy when a modality is degraded or missing at test time; how: see `prsa.study.degrade`. Source: ours."""
 
 from collections.abc import Iterable
 
 import pandas as pd
-import xarray as xr
 
 from .. import metrics
 from ..errors import PrsaError
 from .intervals import difference, summarise
-from .scores import BASELINE, by_run, defaults, lead
+from .scores import BASELINE, Runs, by_run, defaults, lead
 from .text import frame
 
 CLEAN, MISSING = "none", "missing"
@@ -19,8 +16,7 @@ CLEAN, MISSING = "none", "missing"
 def parse(condition: str, modalities: Iterable[str]) -> tuple[str, str, float]:
     """Modality, degradation and strength of a condition's name: "hsi noise 0.5" -> ("hsi", "noise", 0.5).
 
-    "none" -> ("", "none", 0), "sar missing" -> ("sar", "missing", 1). Raises `PrsaError` for a name that starts with no
-    modality.
+    "none" -> ("", "none", 0), "sar missing" -> ("sar", "missing", 1). Raises `PrsaError` for a name of no modality.
     """
     if condition == CLEAN:
         return "", CLEAN, 0.0
@@ -31,37 +27,30 @@ def parse(condition: str, modalities: Iterable[str]) -> tuple[str, str, float]:
             "Delete the run file and train again."
         )
     modality = max(found, key=len)  # one name may begin with another
-    what = condition[len(modality) + 1 :]
-    if what == MISSING:
-        return modality, MISSING, 1.0
-    degradation, _, strength = what.rpartition(" ")
-    return modality, degradation, float(strength)
+    what, _, strength = condition[len(modality) + 1 :].rpartition(" ")
+    return (modality, what, float(strength)) if what else (modality, MISSING, 1.0)
 
 
-def conditions(runs: Iterable[xr.Dataset] | pd.DataFrame) -> pd.DataFrame:
-    """One row per run and condition: scene, group, method, seed, modality, degradation, strength, oa (points).
-
-    Default runs with several branches; the others have no conditions.
+def conditions(runs: Runs) -> pd.DataFrame:
+    """One row per default run with several branches and condition: scene, group, method, seed, the three of `parse`,
+    and oa in points.
     """
-    rows = []
-    for row in defaults(runs, ablations=True).itertuples():
-        if row.method == row.run.attrs["method"] and int(row.run.attrs["probed"]) and len(row.modalities) > 1:
+    rows, table = [], defaults(runs, ablations=True)
+    for row in table[table["family"].ne("single")].itertuples():
+        if int(row.run.attrs["probed"]) and len(row.modalities) > 1:
             oa = metrics.points(metrics.oa(row.run["degraded_confusion"].values))
             for name, value in zip(row.run["condition"].values, oa, strict=True):
-                about = row.scene, row.group, row.method, row.seed
+                about = row.scene, row.group, row.method, row.variant, row.seed
                 rows.append((*about, *parse(str(name), row.modalities), float(value)))
-    columns = "scene group method seed modality degradation strength oa".split()
-    return pd.DataFrame(rows, columns=columns).assign(variant="")
+    return pd.DataFrame(rows, columns="scene group method variant seed modality degradation strength oa".split())
 
 
-def robustness(runs: Iterable[xr.Dataset] | pd.DataFrame) -> pd.DataFrame:
-    """OA in points when a modality is degraded or missing at test time, without training again; difference in OA to
-    concat under the same condition, paired by scene and seed; loss: fall of OA from the clean pixels (none). Strength:
-    cloud shadow, share of the direct light taken away; noise, sd in units of each band's sd over the training pixels;
-    band loss, share of the bands without data; missing, all of them. No data is the mean of the training pixels.
-
-    By group, condition in the order of the runs, then method. Raises `PrsaError` when a run has no concat of its scene
-    and seed to be paired with.
+def robustness(runs: Runs) -> pd.DataFrame:
+    """OA in points when a modality is degraded or missing at test time, without training again, on evenly spaced test
+    pixels; difference in OA to concat under the same condition, paired by scene and seed; loss: fall of OA from the
+    clean pixels (none). Strength: cloud shadow, share of the direct light taken away; noise, sd in units of each band's
+    sd over the training pixels; band loss, share of the bands without data; missing, all of them. No data is the mean
+    of the training pixels.
     """
     table, rows = conditions(runs), []
     for group, here in table.groupby("group", sort=False):
@@ -69,9 +58,8 @@ def robustness(runs: Iterable[xr.Dataset] | pd.DataFrame) -> pd.DataFrame:
         for condition, those in here.groupby(["modality", "degradation", "strength"], sort=False):
             for method, part in those.groupby("method", sort=False):
                 oa, loss = summarise(by_run(part)), summarise(difference(clean[method], by_run(part)))
-                gain = lead(part, those, BASELINE)
-                sizes = oa.n_scenes, oa.n_seeds
-                rows.append((group, method, *condition, *sizes, oa.estimate, *gain.numbers, loss.estimate))
+                numbers = oa.n_scenes, oa.n_seeds, oa.estimate, *lead(part, those, BASELINE).numbers
+                rows.append((group, method, *condition, *numbers, loss.estimate))
     return frame("robustness", rows)
 
 

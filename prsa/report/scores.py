@@ -1,7 +1,7 @@
 """Finished runs as two long tables that every other table is made from: a row per run and method, a row per branch.
 
-Accuracies, kappa and probe gaps are in points. ``runs`` is everywhere either the run files or their table `scores`, so
-that a caller who makes several tables reads them once.
+``runs`` is everywhere either run files or their `scores`, so that who makes several tables reads the runs once.
+Accuracies, kappa and probe gaps are in points.
 """
 
 from collections.abc import Iterable
@@ -17,26 +17,20 @@ from ..data.simulate import group_of
 from ..errors import PrsaError
 from .intervals import POINTS, Summary, paired
 
-BASELINE = "concat"  # what every method is compared with
-ALONE = "late"  # its runs hold every modality trained alone
-FULL = "prsanet"
+BASELINE, ALONE, FULL = "concat", "late", "prsanet"  # what all are compared with; branches trained alone; the method
 CORNERS = (BASELINE, "concat+prm", "sagf", FULL)  # fusion and rebalancing, each off and on
-COLUMNS = (
-    "scene group simulated split method family variant seed oa aa kappa counts run modalities joint".split()
-)  # of `scores`
+COLUMNS = "scene group simulated split method family variant seed oa aa kappa joint counts run modalities".split()
 BRANCHES = "scene group method seed modality rho branch_oa probe_oa alone_oa gap".split()
+Runs = Iterable[xr.Dataset] | pd.DataFrame
 
 
 def family(method: str) -> str:
-    """Kind of a method by its settings: late, study, ablation, rebalancing, network (published), classical, or other
-    for an unknown name.
-    """
-    settings = METHODS.get(method)
-    if settings is None:
-        return "ablation" if method.startswith(f"{FULL}-no-") else "other"
+    """Kind of a method, by its settings: late, study, ablation, rebalancing, network, classical; other if unknown."""
+    settings = METHODS.get(method, {})
     kinds = {
-        "late": settings.get("fusion") == "late",
         "ablation": method.startswith(f"{FULL}-no-") or settings.get("fusion") in ("sum", "gated", "cross-attention"),
+        "other": method not in METHODS,
+        "late": settings.get("fusion") == "late",
         "classical": "classifier" in settings,
         "network": "network" in settings,
         "rebalancing": "rule" in settings or "lambda_aux" in settings,
@@ -50,48 +44,33 @@ def method_order(methods: Iterable[str], single: Iterable[str] = ()) -> list[str
     return sorted(set(methods), key=lambda m: (rank.get(m, len(rank)), m))
 
 
-def scores(runs: Iterable[xr.Dataset] | pd.DataFrame) -> pd.DataFrame:
+def scores(runs: Runs) -> pd.DataFrame:
     """One row per run and method (`COLUMNS`), by scene in order of first appearance, method, variant and seed.
 
-    A late run gives a row for each modality alone, too (``family`` single). ``group``: simulated scenes of one kind are
-    one group, any other scene is its own. ``counts``: test confusion (K, K). ``variant``: overrides, empty for a
-    default run. ``joint``: a network that fuses several modalities itself and has branches to look into. Raises
-    `PrsaError` for a run given twice.
+    A late run gives a row for each modality alone, too (``family`` single). ``group``: simulated scenes of a kind, or
+    one scene. ``counts``: test confusion (K, K). ``variant``: overrides, empty for a default run. ``joint``: a network
+    that fuses several modalities itself and has branches to look into. Raises `PrsaError` for a run given twice.
     """
     if isinstance(runs, pd.DataFrame):
         return runs
     rows = []
     for run in runs:
         attrs, names = run.attrs, tuple(str(m) for m in run["modality"].values)
-        heads = {attrs["method"]: "fused"} | ({m: m for m in names} if attrs["method"] == ALONE else {})
-        for method, head in heads.items():
+        scene, own = attrs["scene"], attrs["method"]
+        about = scene, group_of(scene), int(attrs["simulated"]), kind_label(attrs["split_kind"])
+        for method, head in [(own, "fused"), *((m, m) for m in names if own == ALONE)]:
+            kind = "single" if method in names else family(method)
             counts = run["confusion"].sel(head=head, part="test").values
-            rows.append(
-                {
-                    "scene": attrs["scene"],
-                    "group": group_of(attrs["scene"]),
-                    "simulated": int(attrs["simulated"]),
-                    "split": kind_label(attrs["split_kind"]),
-                    "method": method,
-                    "family": "single" if method in names else family(method),
-                    "variant": attrs.get("variant", ""),
-                    "seed": int(attrs["seed"]),
-                    "oa": float(metrics.points(metrics.oa(counts))),
-                    "aa": float(metrics.points(metrics.aa(counts))),
-                    "kappa": float(metrics.points(metrics.kappa(counts))),
-                    "counts": counts,
-                    "run": run,
-                    "modalities": names,
-                    "joint": method == attrs["method"] != ALONE and len(names) > 1 and int(attrs["probed"]) == 1,
-                }
-            )
+            oa, aa, kappa = (float(metrics.points(f(counts))) for f in (metrics.oa, metrics.aa, metrics.kappa))
+            joint = method == own != ALONE and len(names) > 1 and int(attrs["probed"]) == 1
+            key = method, kind, attrs.get("variant", ""), int(attrs["seed"])
+            rows.append((*about, *key, oa, aa, kappa, joint, counts, run, names))
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"joint": bool})
-    key = ["scene", "method", "variant", "seed"]
-    twice = table[table.duplicated(key)]
+    twice = table[table.duplicated(["scene", "method", "variant", "seed"])]
     if len(twice):
         raise PrsaError(
-            f"expected every run once, got {dict(twice.iloc[0][key])} twice. Likely causes: two scenes of one name "
-            "(compare their titles; rename one), or a run passed twice (count the list; pass it once)."
+            f"expected every run once, got {twice.iloc[0][['scene', 'method', 'variant', 'seed']].to_dict()} twice. "
+            "Likely causes: two scenes of one name (compare their titles; rename one), or a run passed twice."
         )
     place = {}
     for scene, part in table.groupby("scene", sort=False):
@@ -101,7 +80,7 @@ def scores(runs: Iterable[xr.Dataset] | pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["place", "variant", "seed"], ignore_index=True).drop(columns="place")
 
 
-def defaults(runs: Iterable[xr.Dataset] | pd.DataFrame, ablations: bool = False) -> pd.DataFrame:
+def defaults(runs: Runs, ablations: bool = False) -> pd.DataFrame:
     """The rows of `scores` without overrides and, unless asked for, without ablations."""
     table = scores(runs)
     return table[table["variant"].eq("") & (ablations | table["family"].ne("ablation"))]
@@ -112,59 +91,55 @@ def by_run(part: pd.DataFrame, column: str = "oa") -> dict[tuple[str, int], floa
     return dict(zip(zip(part["scene"], part["seed"]), part[column]))
 
 
+def lead(part: pd.DataFrame, table: pd.DataFrame, other: str, column: str = "oa") -> Summary:
+    """`paired` difference of one method's rows to another's default rows on the same scenes; NaN where there are none.
+
+    Raises `PrsaError` when the other was trained there, but not with every seed: nothing is dropped silently.
+    """
+    base = table[table["method"].eq(other) & table["variant"].eq("") & table["scene"].isin(part["scene"])]
+    ours, theirs = by_run(part, column), by_run(base, column)
+    _all_there(ours, theirs, part["method"].iloc[0], other)
+    return paired(ours, theirs, POINTS)
+
+
+def _all_there(ours: Iterable, theirs: Iterable, method: str, other: str) -> None:
+    scenes = {scene for scene, _ in theirs}
+    missing = [key for key in ours if key not in theirs and key[0] in scenes]
+    if missing:
+        raise PrsaError(
+            f"expected a run of {other} beside every run of {method}, got none on {missing[0][0]} with seed "
+            f"{missing[0][1]}. Run the missing seeds."
+        )
+
+
 def probe_oa(run: xr.Dataset, modality: str) -> float:
     """Test OA in points of a linear probe on a frozen branch."""
-    place = (
-        run["modality"].values.tolist().index(modality)
-    )  # faster than a selection by label, of which there are thousands
+    place = run["modality"].values.tolist().index(modality)  # faster than by label, and called thousands of times
     return float(metrics.points(metrics.oa(run["probe_confusion"].values[place])))
 
 
-def branches(runs: Iterable[xr.Dataset] | pd.DataFrame) -> pd.DataFrame:
+def branches(runs: Runs) -> pd.DataFrame:
     """One row per default joint run and modality (`BRANCHES`), in the order of `scores`.
 
-    ``rho``: imbalance factor at the last epoch; ``branch_oa``: of the prototypes, ``probe_oa``: of a linear probe on
-    the branch, ``alone_oa``: the same probe on the branch trained alone (the late run of this scene and seed), ``gap``:
-    alone minus joint; NaN for a scene without late runs. Raises `PrsaError` when a scene has late runs, but not of this
-    seed.
+    ``rho``: imbalance factor at the last epoch; ``branch_oa``: of the prototypes; ``probe_oa``: of a linear probe on
+    the branch; ``alone_oa``: the same on the branch trained alone, the late run of this scene and seed; ``gap``: alone
+    minus joint, NaN for a scene without late runs. Raises `PrsaError` when a scene has late runs, but not of this seed.
     """
-    table = defaults(runs, ablations=True)
+    table, rows = defaults(runs, ablations=True), []
     late = by_run(table[table["method"].eq(ALONE)], "run")
-    rows = []
+    for method, part in table[table["joint"]].groupby("method"):
+        _all_there(by_run(part), late, method, ALONE)
     for row in table[table["joint"]].itertuples():
         alone = late.get((row.scene, row.seed))
-        if alone is None and row.scene in {scene for scene, _ in late}:
-            raise PrsaError(
-                f"expected the branches trained alone ({ALONE}) of {row.scene} for every seed of {row.method}, "
-                f"got none for seed {row.seed}. Run the missing seeds."
-            )
         probe = np.array([probe_oa(row.run, m) for m in row.modalities])
         own = np.array([np.nan if alone is None else probe_oa(alone, m) for m in row.modalities])
-        branch = row.run["confusion"].sel(head=list(row.modalities), part="test").values
-        columns = row.modalities, row.run["rho"].values[-1], metrics.points(metrics.oa(branch)), probe, own, own - probe
+        counts = row.run["confusion"].sel(head=list(row.modalities), part="test").values
+        columns = row.modalities, row.run["rho"].values[-1], metrics.points(metrics.oa(counts)), probe, own, own - probe
         rows += [(row.scene, row.group, row.method, row.seed, *values) for values in zip(*columns)]
     return pd.DataFrame(rows, columns=BRANCHES)
 
 
 def roles(concat: pd.DataFrame) -> dict[str, str]:
     """Modality -> slow, middle or fast, by its mean imbalance factor in rows of `branches`."""
-    names = list(dict.fromkeys(concat["modality"]))
     order = concat.groupby("modality", sort=False)["rho"].mean().sort_values(kind="stable").index
-    return dict.fromkeys(names, "middle") | {order[-1]: "fast", order[0]: "slow"}
-
-
-def lead(part: pd.DataFrame, table: pd.DataFrame, other: str, column: str = "oa") -> Summary:
-    """`paired` difference of the rows of one method to those of another method on the same scenes; NaN where it has
-    none.
-
-    Raises `PrsaError` when the other method was trained there, but not with every seed: nothing is dropped silently.
-    """
-    base = table[table["method"].eq(other) & table["variant"].eq("") & table["scene"].isin(part["scene"])]
-    ours, theirs = by_run(part, column), by_run(base, column)
-    missing = [key for key in ours if theirs and key not in theirs]
-    if missing:
-        raise PrsaError(
-            f"expected a run of {other} beside every run of {part['method'].iloc[0]}, got none on {missing[0][0]} with "
-            f"seed {missing[0][1]}. Run the missing seeds."
-        )
-    return paired(ours, theirs, POINTS)
+    return dict.fromkeys(concat["modality"], "middle") | {order[-1]: "fast", order[0]: "slow"}

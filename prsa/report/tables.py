@@ -6,7 +6,6 @@ told is NaN, empty in the files.
 """
 
 import json
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -15,12 +14,11 @@ import xarray as xr
 from .. import metrics
 from ..data.leakage import kind_label
 from ..data.scene import class_names, modalities
-from .intervals import POINTS, complete, paired, ranks, summarise
-from .scores import BASELINE, CORNERS, FULL, branches, by_run, defaults, lead, roles, scores
+from .intervals import POINTS, complete, paired, summarise
+from .scores import BASELINE, CORNERS, FULL, Runs, branches, by_run, defaults, lead, roles, scores
 from .text import frame
 
 WORTH = 1.0  # points of probe gap below which a share of it means nothing
-Runs = Iterable[xr.Dataset] | pd.DataFrame
 
 
 def datasets(scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray]) -> pd.DataFrame:
@@ -73,39 +71,24 @@ def per_class(runs: Runs) -> pd.DataFrame:
     return frame("per_class", rows)
 
 
-def placed(runs: Runs) -> pd.DataFrame:
-    """Rank of OA (1 = best, ties share) of every method within each scene and seed: index (scene, seed), a column per
-    method.
-
-    Methods that every scene has, without single modalities and ablations; seeds that all of these have. Means over
-    seeds, scene by scene, are what Friedman's test takes; means over everything are the table `ranking`.
-    """
-    oa = _common(defaults(runs))
-    return pd.DataFrame(ranks(oa.to_numpy()), oa.index, oa.columns)
-
-
-def _common(table: pd.DataFrame) -> pd.DataFrame:
-    """OA by (scene, seed) and method, complete."""
-    table = table[table["family"].ne("single")]
-    oa = table.pivot(index=["scene", "seed"], columns="method", values="oa")[list(dict.fromkeys(table["method"]))]
-    oa = oa[oa.columns[oa.notna().groupby("scene").any().all()]].dropna()
-    seeds = oa.reset_index().groupby("seed")["scene"].nunique()
-    return oa[oa.index.get_level_values("seed").isin(seeds.index[seeds.eq(table["scene"].nunique())])]
-
-
 def ranking(runs: Runs) -> pd.DataFrame:
-    """Mean rank of OA (1 = best) within each scene and seed, among the methods that every scene has; OA; difference in
-    OA: prsanet minus the method, paired by scene and seed.
+    """Mean rank of OA (1 = best) within each scene and seed, among the methods that every scene has; OA in points;
+    difference in OA: prsanet minus the method, paired by scene and seed.
 
-    Best first; no rows for fewer than two methods.
+    Best first, without single modalities and ablations; no rows for fewer than two methods.
     """
-    table = defaults(runs)
-    oa, place, rows = _common(table), placed(table), []
-    for method in oa if oa.size and oa.shape[1] > 1 else ():
+    table, rows = defaults(runs), []
+    table = table[table["family"].ne("single")]
+    family, n = dict(zip(table["method"], table["family"])), table["scene"].nunique()
+    oa = table.pivot(index=["scene", "seed"], columns="method", values="oa")[list(family)]
+    oa = oa[[m for m in oa if oa[m].dropna().index.get_level_values("scene").nunique() == n]].dropna()
+    oa = oa[oa.index.get_level_values("seed").map(oa.groupby("seed").size()) == n]
+    place = oa.rank(axis=1, ascending=False)
+    for method in oa if len(oa) and oa.shape[1] > 1 else ():
         rank = summarise(place[method], (1, oa.shape[1]))
-        ahead = paired(oa.get(FULL, oa[method] * np.nan), oa[method], POINTS)
-        about = method, table["family"][table["method"].eq(method)].iloc[0], rank.n_scenes, rank.n_seeds
-        rows.append((*about, *rank.numbers, oa[method].mean(), *ahead.numbers))
+        ahead = paired(oa[FULL], oa[method], POINTS).numbers if FULL in oa else (np.nan,) * 3
+        counts = rank.n_scenes, rank.n_seeds
+        rows.append((method, family[method], *counts, *rank.numbers, oa[method].mean(), *ahead))
     return frame("ranking", rows).sort_values("rank_mean", kind="stable", ignore_index=True)
 
 
@@ -192,7 +175,7 @@ def complexity(runs: Runs) -> pd.DataFrame:
     A late run counts all its networks.
     """
     table = defaults(runs, ablations=True)
-    own = table[[run.attrs["method"] == method for run, method in zip(table["run"], table["method"])]]
+    own = table.loc[[run.attrs["method"] == method for run, method in zip(table["run"], table["method"])]]
     first = own.drop_duplicates(["scene", "method"])
     costs = [tuple(int(run.attrs[a]) for a in ("params", "macs_patch", "macs_pixel")) for run in first["run"]]
     return frame("complexity", [(*row, *cost) for row, cost in zip(first[["scene", "method"]].values, costs)])

@@ -53,11 +53,9 @@ def frame(name: str, rows: list[tuple]) -> pd.DataFrame:
 
 
 def readable(table: pd.DataFrame, leaking: Collection[str] = ()) -> pd.DataFrame:
-    """The same table as text: a mean with its sd is "81.2 ± 0.4", a difference with its interval "+1.2 [0.3, 2.1]", no
-    value "–".
+    """A table as text: mean and sd are "81.2 ± 0.4", a difference with interval "+1.2 [0.3, 2.1]", no value is "–".
 
-    Rounded as the CSV file first, so that both round alike. Scenes named in ``leaking`` are marked: their accuracies
-    are too high.
+    Rounded as the CSV file first, so that both round alike. Scenes in ``leaking`` are marked: accuracies are too high.
     """
     table, out = table.round(DECIMALS), {}
     for column in table.columns:
@@ -74,32 +72,27 @@ def readable(table: pd.DataFrame, leaking: Collection[str] = ()) -> pd.DataFrame
             cells = [text(v, *b, decimals, "+" if stem == column else "-") for v, b in zip(values, bounds)]
         elif column == "simulated":
             cells = ["yes" if v else "no" for v in values]
-        elif column in ("dial", "strength"):
-            cells = [f"{v:g}" for v in values]
         elif values.dtype.kind == "f":
-            cells = [number(v, decimals) for v in values]
+            cells = [f"{v:g}" if column in ("dial", "strength") else number(v, decimals) for v in values]
         else:
             cells = [f"{v:,}" if values.dtype.kind == "i" else " ".join(str(v).split()) for v in values]
         if column in ("scene", "group"):
             cells = [f"{name} (leaking split)" if name in leaking else name for name in cells]
-        words = (WORDS.get(word, word) for word in stem.split("_"))
-        out[HEADERS.get(stem) or " ".join(filter(None, words))] = [cell or "–" for cell in cells]
+        header = HEADERS.get(stem) or " ".join(WORDS.get(word, word) for word in stem.split("_")).strip()
+        out[header] = [cell or "–" for cell in cells]
     return pd.DataFrame(out)
 
 
+def escaped(name) -> str:
+    """Text in Markdown with what Markdown, HTML or MathJax would take for markup escaped."""
+    marked = re.sub(r"[\\`*|~]|\](?=\()|(?<!\w)_|_(?!\w)", r"\\\g<0>", str(name))
+    return marked.translate(str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "<span>&#36;</span>"}))
+
+
 def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table of the cells as they are (see `readable`); what Markdown, HTML or MathJax would take for markup
-    is escaped.
-    """
-    html = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "<span>&#36;</span>"})
-
-    def line(cells):
-        escaped = (
-            re.sub(r"([\\`*|~]|\](?=\()|(?<!\w)_|_(?!\w))", r"\\\1", str(cell)).translate(html) for cell in cells
-        )
-        return f"| {' | '.join(escaped)} |\n"
-
-    return "".join(map(line, [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]))
+    """A Markdown table of the cells as they are, `escaped`."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "".join(f"| {' | '.join(map(escaped, row))} |\n" for row in rows)
 
 
 def latex(table: pd.DataFrame) -> str:
