@@ -23,14 +23,14 @@ from . import claims, dial, leakage, published, robustness, tables, text
 from .scores import scores
 
 
-def write_all(
-    runs: Iterable[xr.Dataset], scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray], folder: Path
+def make_all(
+    runs: Iterable[xr.Dataset], scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray]
 ) -> dict[str, pd.DataFrame]:
-    """Write every table of `prsa.report.text.COLUMNS` as .csv, .md and .tex into a folder; returns name -> table.
+    """Every table of `prsa.report.text.COLUMNS`, by name; notes for its reader are in ``attrs``, see `text.page`.
 
     ``scenes`` and ``splits``: by name, in the order of the rows. Runs of the imbalance dial count for the tables dial,
-    trend and claims only, unless ``scenes`` names their scene. A table that no run is of has no rows; published
-    needs the repository. Raises `PrsaError`, with nothing written, when runs cannot be paired or one is given twice.
+    trend and claims only, unless ``scenes`` names their scene. A table that no run is of has no rows; published needs
+    the repository. Raises `PrsaError` when runs cannot be paired or one is given twice.
     """
     place = {name: i for i, name in enumerate(scenes)}
     runs = sorted(runs, key=lambda run: (place.get(run.attrs["scene"], len(place)), run.attrs["scene"]))
@@ -50,9 +50,20 @@ def write_all(
         literature = made["accuracy"], made["datasets"], pd.read_csv(published.PUBLISHED)
         made["published"] = published.published(*literature)
         notes["published"] = [text.note(published.published), *published.reasons(*literature[1:]).values()]
-    leaking = dict.fromkeys(study["scene"][study["split"].str.contains("leaking")])
+    leaking = study["scene"][study["split"].str.contains("leaking")].unique().tolist()
     for name, table in made.items():
-        text.write(name, table, Path(folder), notes[name] + remarks(study), leaking)
+        intervals = [text.INTERVALS] * any(column.endswith("lo") for column in table)
+        table.attrs = {"notes": [*notes[name], *intervals, *remarks(study)], "leaking": leaking}
+    return made
+
+
+def write_all(
+    runs: Iterable[xr.Dataset], scenes: dict[str, xr.Dataset], splits: dict[str, xr.DataArray], folder: Path
+) -> dict[str, pd.DataFrame]:
+    """`make_all`, then each table as .csv, .md and .tex in a folder: nothing is written when one cannot be made."""
+    made = make_all(runs, scenes, splits)
+    for name, table in made.items():
+        text.write(name, table, Path(folder))
     return made
 
 

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 
 from .. import files
-from .text import frame
+from .text import escaped, frame
 
 PUBLISHED = files.ROOT / "results" / "reference" / "published.csv"  # numbers of the literature, see `published`
 
 
 def _comparable(scene: pd.Series, literature: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Rows of the literature with this scene's data set, official split and modalities, and why there are none."""
-    none, name = literature[:0], scene["scene"]
-    rows = literature[literature["dataset"].str.lower().eq(name.lower())]
+    none, name = literature[:0], escaped(scene["scene"])
+    rows = literature[literature["dataset"].str.lower().eq(scene["scene"].lower())]
     official = rows[rows["protocol"].str.startswith("standard") & rows["train_samples"].notna()]
     train, test = scene["train"] + scene["val"], scene["test"]  # validation pixels are held out of the official ones
     same = official[official["train_samples"].eq(train) & official["test_samples"].eq(test)]

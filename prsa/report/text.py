@@ -5,7 +5,7 @@ Nothing that depends on the speed of a machine enters them, so the same runs giv
 
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -52,12 +52,12 @@ def frame(name: str, rows: list[tuple]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS[name])
 
 
-def readable(table: pd.DataFrame, leaking: Collection[str] = ()) -> pd.DataFrame:
+def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A table as text: mean and sd are "81.2 ± 0.4", a difference with interval "+1.2 [0.3, 2.1]", no value is "–".
 
-    Rounded as the CSV file first, so that both round alike. Scenes in ``leaking`` are marked: accuracies are too high.
+    Rounded as the CSV file first, so that both round alike. Scenes in the table's ``attrs["leaking"]`` are marked.
     """
-    table, out = table.round(DECIMALS), {}
+    leaking, table, out = table.attrs.get("leaking", ()), table.round(DECIMALS), {}
     for column in table.columns:
         if column.endswith(("_sd", "_lo", "_hi")) or column in ("lo", "hi"):
             continue  # shown with their mean or difference
@@ -113,11 +113,14 @@ def note(make: Callable) -> str:
     return " ".join(inspect.getdoc(make).split("\n\n")[0].split())
 
 
-def write(name: str, table: pd.DataFrame, folder: Path, notes: list[str], leaking: Collection[str] = ()) -> None:
+def page(table: pd.DataFrame) -> str:
+    """Markdown: the notes of a table, in its ``attrs``, and the table itself, `readable`."""
+    return "\n\n".join([*table.attrs.get("notes", ()), markdown(readable(table))])
+
+
+def write(name: str, table: pd.DataFrame, folder: Path) -> None:
     """Write a table as .csv, .md and .tex, the latter two with its notes."""
-    notes = [*notes, *[INTERVALS] * any(column.endswith("lo") for column in table)]
-    shown = readable(table, leaking)
-    comment = "".join(f"% {line}\n" for line in "\n".join([*notes, "needs \\usepackage{booktabs}"]).splitlines())
+    notes = "\n".join([*table.attrs.get("notes", ()), "needs \\usepackage{booktabs}"]).splitlines()
     write_text(csv_text(table), folder / f"{name}.csv")
-    write_text("\n\n".join([*notes, markdown(shown)]), folder / f"{name}.md")
-    write_text(comment + latex(shown), folder / f"{name}.tex")
+    write_text(page(table), folder / f"{name}.md")
+    write_text("".join(f"% {line}\n" for line in notes) + latex(readable(table)), folder / f"{name}.tex")
