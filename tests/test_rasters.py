@@ -133,7 +133,8 @@ def test_wavelengths_and_bad_bands_of_an_envi_header(tmp_path, unit, factor, wri
     waves = np.array([450.5, 550, 1400, 2200])
     lines = [f"wavelength = {{{', '.join(str(w * factor) for w in waves)}}}", "bbl = {1, 1, 0, 1}"]
     lines += [f"wavelength units = {unit}"] * written
-    header.write_text(header.read_text() + "\n".join(lines) + "\n")
+    text = header.read_text().replace("Band 2", "Höhe") + "\n".join(lines) + "\n"
+    header.write_text(text, encoding="latin-1")  # as old programs write it
     sar = write(tmp_path / "sar.tif", values[:1])
     scene = scene_from_rasters({"hsi": path, "sar": sar})
     np.testing.assert_allclose(scene["wavelength"], waves[[0, 1, 3]], rtol=1e-6)

@@ -33,6 +33,7 @@ NOISE = 0.01  # pixels: grids that lie closer at every corner are one grid
 COARSER = 1.5  # times as wide as a raster's own pixels: from here on the grid's pixels are averages
 BLOCK = 512  # pixels on a side: resampling always works on whole blocks, so that a value does not depend on the window
 BLOCK_BYTES = 2**27  # resampled blocks kept per raster
+BROKEN = (rasterio.errors.RasterioError, OSError, UnicodeDecodeError)  # a damaged file, however GDAL says so
 ARRAYS = (".npy", ".mat")  # files without a grid of their own
 
 
@@ -137,7 +138,7 @@ class Layer(_Cleaned):
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                 self.file = rasterio.open(os.path.expanduser(path))
                 self.grid = Grid(self.file.crs, self.file.transform, self.file.height, self.file.width)
-        except (rasterio.errors.RasterioError, OSError) as error:
+        except BROKEN as error:
             raise _unreadable(path, error, what) from error
         file, envi = self.file, self.file.tags(ns="ENVI")
         if not file.count and file.subdatasets:
@@ -163,7 +164,10 @@ class Layer(_Cleaned):
         if not self.bands:
             raise PrsaError(f"{path}: expected bands with values, got none beside masks and bad bands (bbl).")
         self.nodata = file.nodatavals[self.bands[0] - 1]
-        self.names = [file.descriptions[i - 1] for i in self.bands]
+        try:
+            self.names = [file.descriptions[i - 1] for i in self.bands]
+        except UnicodeDecodeError:  # a header in an encoding of its own, e.g. Latin 1
+            self.names = [None] * len(self.bands)
         self.units = {unit for i in self.bands if (unit := file.units[i - 1])}
         self.wavelengths = self._wavelengths(envi)
         flags = [flag for i in self.bands for flag in file.mask_flag_enums[i - 1]]
@@ -204,7 +208,7 @@ class Layer(_Cleaned):
             values = file.read(self.bands, window=window)
             shown = file.read_masks(self.bands, window=window) if self.masked else None
             shown = file.read(self.alpha, window=window) if self.alpha else shown
-        except (rasterio.errors.RasterioError, OSError) as error:
+        except BROKEN as error:
             raise _unreadable(self.path, error) from error
         for k, (band, raw, i) in enumerate(zip(out, values, self.bands)):
             scale, offset = file.scales[i - 1], file.offsets[i - 1]
