@@ -161,7 +161,7 @@ class Classifier:
         return np.concatenate([x for _, x in self._pieces(scene, pixels)])
 
     def probabilities(self, scene: xr.Dataset, centres: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield ``part, p``: a part of the pixels ``centres`` (flat indices), and `class_probabilities` (n, K) there."""
+        """Yield ``part, p``: some of the pixels ``centres`` (flat indices), `class_probabilities` (n, K) there."""
         for part, x in self._pieces(scene, centres):
             yield part, class_probabilities(self.estimator, x, len(self.classes))
 
