@@ -52,7 +52,7 @@ def rows(ax, labels, middle, low, high, looks: list[dict]):
     ax.set_yticks(place, labels)
     ax.set_ylim(-0.6, len(labels) - 0.4)
     ax.grid(axis="y", visible=False)
-    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def row_panels(

@@ -61,7 +61,7 @@ MODALITIES = {
     "rgb": look("#D96F92", ":", "D"),
 }
 FAMILIES = {  # of methods -> look, words
-    "single": (look("#44AA99", marker="o"), "one modality"),
+    "single": (look("#4EB1D5", marker="o"), "one modality"),
     "late": (look("#95928D", marker="s"), "late fusion"),
     "study": (look("#C23B0E", marker="P"), "fusions of the study"),
     "ablation": (look("#000000", marker="X"), "prsanet without a part"),
@@ -83,8 +83,8 @@ CLASSES = {  # words of a class name -> colours that mean it, used up in this or
     "sidewalk|concrete|curb|crosswalk|railway": ("#ABAEB6", "#D2D4DA"),
     "road|asphalt|highway|street|major|parking|runway|paved": ("#6E7073", "#494B52", "#8F929A"),
     "tile|residential|building|village|built|urban": ("#CA2E0D", "#F07B54"),
-    "bitumen|commercial|industrial|non-residential|roof": ("#732744", "#A7607C"),
     "metal|stadium|car|train": ("#DD8C90", "#F2B8C0"),
+    "bitumen|commercial|industrial|non-residential|roof": ("#732744", "#A7607C"),
 }
 DEUTAN = np.array(  # what a deuteranope sees of linear RGB: Machado, Oliveira and Fernandes, IEEE TVCG 15 (2009)
     [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
@@ -124,9 +124,9 @@ def class_looks(names: Iterable[str], dash: bool = True) -> dict[str, dict]:
 def looks_of(names: Iterable[str]) -> dict[str, dict]:
     """Method or modality -> look, its own where that is free, else a spare one; no two share both dash and marker."""
     known = METHODS | MODALITIES
-    pairs = zip(itertools.product(MARKERS[::-1], DASHES), itertools.cycle(SPARE))
+    pairs = zip(itertools.product(DASHES, MARKERS[::-1]), itertools.cycle(SPARE))
     kept = [(of["linestyle"], of["marker"]) for of in known.values()]
-    spare = (look(colour, dash, marker) for (marker, dash), colour in pairs if (dash, marker) not in kept)
+    spare = (look(colour, dash, marker) for (dash, marker), colour in pairs if (dash, marker) not in kept)
     taken: dict[str, dict] = {}
     for name in dict.fromkeys(names):
         own = known.get(name)
@@ -235,4 +235,5 @@ def legend_below(figure: Figure, entries, title: str | None = None):
         entries = [Line2D([], [], label=name, **of) for name, of in entries.items()]
     longest = max((len(entry.get_label()) for entry in entries), default=1)
     columns = max(1, min(len(entries), int((figure.get_figwidth() - 0.2) / (0.055 * longest + 0.52))))
-    return figure.legend(handles=entries, loc="outside lower center", ncols=columns, title=title)
+    legend = figure.legend(handles=entries, loc="outside lower center", ncols=columns, title=title)
+    legend.get_title().set_multialignment("center")

@@ -87,7 +87,7 @@ def rank_intervals(table: pd.DataFrame) -> Figure:
     if len(table) > 2 and (n := int(table["n_scenes"].max())) > 1:
         distance, best = critical_difference(len(table), n), table["rank_mean"].min()
         ax.axvspan(best, best + distance, color="#999999", alpha=0.2, linewidth=0)
-        ax.set_title(f"critical difference: {distance:.1f} ranks", fontsize=8)
+        ax.set_title(f"grey: less than the critical difference ({distance:.1f} ranks) behind the best", fontsize=8)
     ax.set_xlim(0.5, len(table) + 0.5)
     return figure
 
@@ -146,7 +146,7 @@ def _claim_lines(table: pd.DataFrame, column: str) -> list[tuple[str, str]]:
 
 def _claim_labels(ax, place, labels: list[str], lines: list):
     ax.set_yticks(place, labels)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(length=0)
     for label, (_, row) in zip(ax.get_yticklabels(), lines):
         label.set_fontweight("normal" if row else "bold")
 
@@ -328,7 +328,8 @@ def confidence_plot(tables: dict[str, pd.DataFrame]) -> Figure:
     looks = looks_of(tables)
     for method, table in tables.items():
         of = looks[method]
-        ax.plot(table["confidence"], table["accuracy"], **of | {"marker": "", "linewidth": 1})
+        many = table[table["share"].ge(0.01)]  # a handful of pixels is no curve
+        ax.plot(many["confidence"], many["accuracy"], **of | {"marker": "", "linewidth": 1})
         ax.scatter(table["confidence"], table["accuracy"], 200 * table["share"], of["color"], of["marker"], alpha=0.7)
     ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.9, zorder=1)
     ax.set(xlabel="confidence: highest probability (0 to 1)", ylabel="share of test pixels that are right (0 to 1)")

@@ -111,7 +111,7 @@ def fusion_alignment(runs, methods=("concat", "sagf", "concat+prm", "prsanet"), 
         parts[title] = pd.DataFrame(
             [(m, *of.numbers) for m, of in zip(methods, found)], columns=["method", "mean", "lo", "hi"]
         )
-    words = f"0 = independent of the classes, 1 = determined by them; bars: {found[0].method}"
+    words = f"0 = independent of the classes, 1 = determined by them\n{found[0].method}"
     figure = row_panels(parts, ("method", "mean", "lo", "hi"), lambda row: looks[row.method], words, sharey=True)
     figure.axes[0].set_xlim(0, 1)
     return figure
