@@ -8,8 +8,8 @@ import sys
 from prsa import files
 from prsa.data.sources import open_scene
 from prsa.errors import PrsaError
-from prsa.figures.tables import warning
 from prsa.figures.style import save
+from prsa.figures.tables import warning
 from prsa.report.leakage import by_distance, leakage
 from prsa.study.leakage import compare
 
