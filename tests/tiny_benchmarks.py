@@ -1,4 +1,4 @@
-"""The six public archives in miniature: container, member paths, keys, types, axes and quirks of the originals, a few hundred pixels each."""
+"""The six public archives in miniature: container, paths, keys, types, axes and quirks of the originals."""
 
 import dataclasses
 import hashlib
@@ -22,19 +22,10 @@ TYPES = {
     "muufl": ("float64", "float64"),
     "houston2018": ("uint16", "float32"),
 }
-SHADOW_FIRST = [
-    "trees",
-    "mostly_grass",
-    "mixed ground surface",
-    "dirt and sand",
-    "road",
-    "water",
-    "building shadow",
-    "buildings",
-    "sidewalk",
-    "yellow curb",
-    "cloth panels (targets)",
-]
+SHADOW_FIRST = (
+    "trees, mostly_grass, mixed ground surface, dirt and sand, road, water, building shadow, buildings, sidewalk, "
+    "yellow curb, cloth panels (targets)"
+).split(", ")
 
 
 def save_v73(path: Path, variables: dict) -> None:
@@ -62,10 +53,10 @@ def _labels(k: int, rng):
 
 
 def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int = 0):
-    """Write the members of a tiny ``name`` below ``folder/unpacked`` and zip them. Returns (registry entry of the tiny set, truth, archive path).
+    """Write the members of a tiny ``name`` below ``folder/unpacked`` and zip them: (its entry, truth, archive path).
 
-    ``spoil`` breaks one thing: "rows" (an index outside the grid), "bare" (an index without label), "twice" (an index listed twice),
-    "shape", "key", "overlap" (a pixel in both rasters) or "label" (a class too many).
+    ``spoil`` breaks one thing: "rows" (an index outside the grid), "bare" (an index without label), "twice" (an index
+    listed twice), "shape", "key", "overlap" (a pixel in both rasters) or "label" (a class too many).
     """
     rng = np.random.default_rng([seed, *name.encode()])
     bench, k = BENCHMARKS[name], len(BENCHMARKS[name].classes)
@@ -106,17 +97,17 @@ def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int
             "sceneLabels": scene_labels,
             "RGB": np.zeros((*GRID, 3)),
         }
-        content["scene"] = {"hsi": struct}
+        content["hsi"] = {"hsi": struct}
     else:
-        content = {m: {member[m].keys[0]: v} for m, v in flat.items()}
+        content = {m: {member[m].key: v} for m, v in flat.items()}
         if name == "houston2013":
             train, test = (np.where(split == code, label, 0).astype(np.uint8) for code in (1, 2))
             if spoil == "overlap":
                 train[test > 0] = test[test > 0]
             content |= {"train": {"TRLabel": train}, "test": {"TSLabel": test}}
         else:
-            content["label"] = {member["label"].keys[0]: label}
-    if "index" in member:
+            content["label"] = {member["label"].key: label}
+    if "train_index" in member:
         pairs = [rng.permutation(np.argwhere(split == code)).astype(np.int64) for code in (1, 2)]  # row, column from 0
         if spoil == "rows":
             pairs[1][0, 0] = GRID[0]
@@ -124,7 +115,8 @@ def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int
             pairs[0][0] = np.argwhere(label == 0)[0]
         if spoil == "twice":
             pairs[1][0] = pairs[0][0]
-        content["index"] = dict(zip(member["index"].keys, pairs)) | {f"{name}_all": np.argwhere(label >= 0)}
+        keys = (member[f"{part}_index"].key for part in ("train", "test"))
+        content["train_index"] = dict(zip(keys, pairs)) | {f"{name}_all": np.argwhere(label >= 0)}
     if spoil == "key":
         content["hsi"] = {"something_else": values["hsi"]}
 
@@ -134,7 +126,7 @@ def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int
         path = unpacked / member[role].path
         path.parent.mkdir(parents=True, exist_ok=True)
         save_v73(path, variables) if hdf5 else scipy.io.savemat(path, variables, do_compression=True)
-        hashes[role] = hashlib.sha256(path.read_bytes()).hexdigest()
+        hashes[member[role].path] = hashlib.sha256(path.read_bytes()).hexdigest()
     archive = folder / bench.url.rsplit("/", 1)[1]
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("../outside.txt", "a member nobody asked for")
@@ -142,7 +134,7 @@ def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int
             out.write(unpacked / member[role].path, member[role].path)
 
     counts = [tuple(np.bincount(label[split == code], minlength=k + 1)[1 : k + 1].tolist()) for code in (1, 2)]
-    known = {"train": counts[0], "test": counts[1]} if "index" in member or "train" in member else {}
+    known = {"train": counts[0], "test": counts[1]} if "train_index" in member or "train" in member else {}
     if isinstance(bench.train, int):
         known = {key: sum(n) for key, n in known.items()}
     if bench.labelled:
@@ -153,7 +145,7 @@ def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int
         sensors=sensors,
         sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
         **known,
-        members={role: dataclasses.replace(m, sha256=m.sha256 and hashes[role]) for role, m in member.items()},
+        members={role: dataclasses.replace(m, sha256=m.sha256 and hashes[m.path]) for role, m in member.items()},
     )
     truth["classes"] = SHADOW_FIRST if name == "muufl" else list(bench.classes)
     return tiny, truth, archive

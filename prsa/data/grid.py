@@ -60,9 +60,12 @@ def _check_centres(name: str, values: np.ndarray, fail: Callable) -> None:
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         fix = f"Fix: scene = scene.drop_vars({name!r}), or correct it."
         fail(f"finite numbers in the coordinate {name}", values[:3], fix)
-    steps = np.abs(np.diff(values.astype(np.float64)))
+    steps = np.diff(values.astype(np.float64))
+    if not (steps >= 0).all() and not (steps <= 0).all():
+        fail(f"a coordinate {name} that only rises or only falls", values[:5], f"Fix: scene = scene.sortby({name!r}).")
+    steps = np.abs(steps)
     usual = np.median(np.sort(steps)[len(steps) // 2 :]) if steps.size else 0.0
-    if close := int((steps < CLOSE * usual).sum()):
+    if close := int((steps <= CLOSE * usual).sum()):
         fail(
             f"one coordinate {name} per {'row' if name == 'y' else 'column'}, about {usual:.6g} apart",
             f"{close} pairs that are nearly or exactly the same, of {values.size}",
@@ -71,8 +74,6 @@ def _check_centres(name: str, values: np.ndarray, fail: Callable) -> None:
             f"coordinate of one before they are put together: lidar = lidar.assign_coords({name}=hsi[{name!r}]). "
             "Other cause: tiles that overlap were joined. Fix: cut the overlap.",
         )
-    if steps.size > 1 and not (np.diff(values) > 0).all() and not (np.diff(values) < 0).all():
-        fail(f"a coordinate {name} that only rises or only falls", values[:5], f"Fix: scene = scene.sortby({name!r}).")
 
 
 def _numbers_of(var: xr.DataArray) -> np.ndarray:

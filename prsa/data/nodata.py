@@ -38,8 +38,8 @@ def is_key(name: object) -> bool:
 
 
 def is_measured(var: xr.DataArray) -> bool:
-    """Whether an attribute says that every value is a measurement."""
-    return any(is_key(key) and str(value).lower() == "nan" for key, value in var.attrs.items())
+    """Whether the attribute ``nodata``, NaN, says that every value is a measurement."""
+    return str(var.attrs.get("nodata")).lower() == "nan"
 
 
 def plain(attrs: dict) -> dict:
@@ -167,7 +167,8 @@ def unpack(var: xr.DataArray, values: np.ndarray, source: str, fail: Callable) -
         if out is values and bad.any():
             out = values.copy()
         if out is not values:
-            out[band] = raw if (scale, offset) == (1.0, 0.0) else raw * np.float64(scale) + np.float64(offset)
+            with np.errstate(over="ignore"):  # of what is no-data
+                out[band] = raw if (scale, offset) == (1.0, 0.0) else raw * np.float64(scale) + np.float64(offset)
             out[band][bad] = np.nan
     for same in map(set, zip(*ends)):
         end = same.pop()

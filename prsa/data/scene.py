@@ -92,7 +92,7 @@ def _raster(var: xr.DataArray, top: int | None, fail: Callable) -> np.ndarray:
     for mark in marks:
         none |= nodata.equal(values, mark)
     if values.dtype.kind in "fb" or none.any() or (scale, offset) != (1.0, 0.0):
-        exact = np.where(none, 0.0, values * scale + offset)
+        exact = np.where(none, 0.0, values.astype(np.float64) * scale + offset)
         if (exact != np.round(exact)).any() or np.abs(exact).max(initial=0) > 2**31 - 1:
             fix = (
                 "Likely cause: a float raster that was resampled or rescaled. Fix: take the nearest value, cast to int."

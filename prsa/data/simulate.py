@@ -162,7 +162,7 @@ def simulate(kind: str, seed: int = 0, dial: float | None = None, size: int = 16
 
     Parameters: ``kind`` one of `EMBEDDED`; ``seed`` 0 or more; ``dial`` imbalance, 0 to 1 (None: the kind's own);
     ``size`` side of the grid in pixels, 120 or more. The same seed at another dial has the same landscape.
-    Modalities: ``hsi (60, y, x)`` reflectance; ``sar (2, y, x)`` dB; ``lidar (2, y, x)`` m and unitless; ``dsm (1, y, x)`` m.
+    Modalities, (band, y, x): ``hsi`` 60 reflectances; ``sar`` 2 in dB; ``lidar`` m and an intensity; ``dsm`` m.
     Raises `PrsaError` for an unknown kind or a value out of range. Source: ours, see the module's text.
     """
     if kind not in CONFIGS:

@@ -15,8 +15,9 @@ from .simulate import EMBEDDED, parse_name, simulate
 def is_file(source: str | os.PathLike) -> bool:
     """Whether a source is meant as a file: a netCDF name, or something that lies on the disk, but none of our names."""
     text = str(source)
-    ours = text in BENCHMARKS or text.split(":")[0] in EMBEDDED
-    return not ours and (Path(text).suffix.lower() in SUFFIXES or Path(text).expanduser().is_file())
+    if text in BENCHMARKS or text.split(":")[0] in EMBEDDED or len(text) > 4096:
+        return False
+    return Path(text).suffix.lower() in SUFFIXES or os.path.isfile(os.path.expanduser(text))
 
 
 def open_scene(source: str | os.PathLike) -> xr.Dataset:
@@ -37,7 +38,7 @@ def open_scene(source: str | os.PathLike) -> xr.Dataset:
             "Rasters become a scene with prsa.scene_from_rasters."
         )
     path = Path(text).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PrsaError(
             f"no scene file at {path.resolve()}. Likely causes: a mistyped path (check: ls), or a relative one that "
             "counts from another folder. A scene is written as in data/README.md, 'Your own scene'."
