@@ -124,8 +124,9 @@ def _map(given) -> None:
             given.probabilities,
             on_part=lambda done, _: line.update(done - line.n),
         )
-    print(areas.to_string(index=False))
-    print(f"written: {out}")
+    shown = [c for c in ("class", "pixels", "area_ha", "adjusted_ha", "adjusted_lo", "adjusted_hi") if c in areas]
+    print(areas[shown].round(2).to_string(index=False, na_rep="-"))
+    print(f"written: {out}, and area.csv beside it")
 
 
 def _reproduce(arguments: list[str]) -> int:
@@ -182,6 +183,18 @@ def _add_rasters(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument("--grid", metavar="NAME", help="the modality whose pixels all get (default: the first)")
 
 
+def _warn(said: set[str]):
+    """What shows warnings: each once, in one line."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        text = " ".join(str(message).split())
+        if text not in said:
+            said.add(text)
+            print(f"warning: {text}", file=sys.stderr)
+
+    return show
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 for a problem the user can fix, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -189,7 +202,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _reproduce(arguments[1:])
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = _warn(set())
             given = _parser().parse_args(arguments)
             given.run(given)
     except PrsaError as error:
