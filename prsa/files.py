@@ -63,6 +63,9 @@ def data() -> Path:
     return _folder("PRSA_DATA", HOME / "data")
 
 
+results(), data()  # before anyone changes the working directory
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """What the disk refuses becomes a `PrsaError` with the path, the cause and the fix."""

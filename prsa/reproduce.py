@@ -75,8 +75,8 @@ def run_notebook(path: Path, out: Path, parameters: dict, kernel: str = KERNEL) 
             files.write_text(temporary.read_text(encoding="utf-8"), failed)
             raise PrsaError(
                 f"{path.name} failed in cell {error.cell_index + 1} (In [{error.exec_count}], "
-                f"{error.source.strip().splitlines()[0]!r}): {error.ename}: {error.evalue}\n"
-                f"  executed up to there: {failed}"
+                f"{error.source.strip().splitlines()[0]!r}): {error.ename}: {error.evalue[:600]}\n"
+                f"    executed up to there: {failed}"
             ) from error
         except NoSuchKernel as error:
             raise PrsaError(
@@ -88,11 +88,15 @@ def run_notebook(path: Path, out: Path, parameters: dict, kernel: str = KERNEL) 
 
 
 def to_html(notebook: Path, out: Path) -> Path:
-    """Write an executed notebook as one HTML file, figures included; HTML in names and outputs cannot run scripts."""
+    """Write an executed notebook as one HTML file, figures included. Names in Markdown outputs are text, never HTML."""
+    import nbformat
     from nbconvert import HTMLExporter
 
-    body, _ = HTMLExporter(embed_images=True, sanitize_html=True).from_filename(str(notebook))
-    return files.write_text(body, out)
+    nb = nbformat.read(notebook, as_version=4)
+    for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
+        if "text/markdown" in output.get("data", {}):
+            output.data["text/markdown"] = output.data["text/markdown"].replace("<", "&lt;")
+    return files.write_text(HTMLExporter(embed_images=True).from_notebook_node(nb)[0], out)
 
 
 def _execute(path: Path, results: Path, parameters: dict, threads: int) -> float:
@@ -113,20 +117,20 @@ def run_notebooks(
     """Execute notebooks that do not depend on each other, ``jobs`` at a time; each gets those of the parameters that it
     declares. Executed copies go to ``results/notebooks``, HTML copies to ``results/report``.
 
-    The others go on when one fails; then raises `PrsaError` that names every failure.
+    The others go on when one fails; then raises `PrsaError` that names all that failed.
     """
-    calls, errors = [(path, results, parameters, max(1, cores() // jobs)) for path in notebooks], []
+    calls, failed = [(path, results, parameters, max(1, cores() // jobs)) for path in notebooks], []
     with workers(min(jobs, len(calls)), _execute, calls) as futures:
         for future in as_completed(futures):
             name = futures[future][0].name
             try:
                 say(f"  {name}: done after {future.result():.0f} s")
             except (PrsaError, BrokenProcessPool) as error:
-                say(f"  {name}: failed")
-                killed = f"{name}: a notebook's process was killed (out of memory?). Fix: run again, smaller JOBS."
-                errors.append(str(error) if isinstance(error, PrsaError) else killed)
-    if errors:
-        raise PrsaError(f"{len(errors)} of {len(notebooks)} notebooks failed:\n" + "\n".join(errors))
+                killed = "a notebook's process was killed (out of memory?). Fix: run again with a smaller JOBS."
+                say(f"  {error if isinstance(error, PrsaError) else f'{name}: {killed}'}")
+                failed.append(name)
+    if failed:
+        raise PrsaError(f"{len(failed)} of {len(notebooks)} notebooks failed, see above: {', '.join(sorted(failed))}.")
 
 
 def listed(text: str) -> list[str]:
@@ -170,19 +174,20 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
     study = Plan(scenes, seeds, methods, preset)
     specs = list(dict.fromkeys(study.specs + study.dial))
     notebooks = sorted(files.NOTEBOOKS.glob("[0-9A][0-9]_*.ipynb"))  # A: appendices
-    results, first = files.results(preset), []  # minutes until the first table
+    results, first, written = files.results(preset), [], []  # minutes until the first table, runs of the last ones
 
     def write(seed: int | None = None) -> None:
         """Tables and figures of the seeds that are complete."""
         lacking = {spec.seed for spec in study.missing(s for s in study.specs if not s.overrides)}
-        there = [spec for spec in specs if spec.seed not in lacking]
-        late = set(study.missing(there))
-        found = study.open(spec for spec in there if spec not in late)
-        tables = report.write_all(found, study.scenes, study.splits, results / "tables")
-        _only(tables, results / "tables")
-        if hasattr(figures, "write_all"):
+        late = {*study.missing(specs), *(spec for spec in specs if spec.seed in lacking)}
+        there = [spec for spec in specs if spec not in late]
+        if there != written:
+            found = study.open(there)
+            tables = report.write_all(found, study.scenes, study.splits, results / "tables")
+            _only(tables, results / "tables")
             figures.write_all(tables, found, results / "figures", study.scenes, study.splits)
-        first.append((time.monotonic() - start) / 60)
+            written[:] = there
+            first.append((time.monotonic() - start) / 60)
         if seed is not None:
             _say(f"seed {seed} finished: tables of {seeds - len(lacking)} of {seeds} seeds in {results / 'tables'}")
 
