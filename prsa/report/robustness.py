@@ -6,11 +6,10 @@ import pandas as pd
 
 from .. import metrics
 from ..errors import PrsaError
+from ..study.runs import CLEAN, MISSING
 from .intervals import difference, summarise
 from .scores import BASELINE, Runs, by_run, defaults, lead
 from .text import frame
-
-CLEAN, MISSING = "none", "missing"
 
 
 def parse(condition: str, modalities: Iterable[str]) -> tuple[str, str, float]:
