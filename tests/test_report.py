@@ -11,17 +11,20 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import xarray as xr
 from bs4 import BeautifulSoup
 from nbconvert.filters import markdown2html
 from scipy import stats
 from synthetic import COMPARATORS, LONG_NAMES, chosen, make_run, make_scene, make_study, make_world
 
+from prsa.data.splits import split_scene
 from prsa.errors import PrsaError
 from prsa.report import claims, dial, intervals, leakage, make_all, published, robustness, tables, text, write_all
 from prsa.report.diagnostics import area_drift, calibration, calibration_error
 from prsa.report.intervals import CORRELATION, POINTS, Summary, complete, paired, summarise
 from prsa.report.scores import branches, family, roles, scores
+from prsa.study.leakage import compare, thin
 from prsa.study.plan import DIAL_METHODS
 
 SCENES = {"sim-sar": ("hsi", "sar"), "plots": ("hsi", "lidar", "rgb")}
@@ -856,6 +859,27 @@ def test_accuracy_by_distance_is_binned_exactly(line, monkeypatch):
     assert found[["nearest", "n_seeds"]].values.tolist() == [[2, 3], [3, 3], [4, 3], [8, 3]]
     monkeypatch.setattr(leakage, "FEW", 2)
     assert leakage.by_distance(made[:1], scenes, [split]).empty
+
+
+def test_both_kinds_are_trained_on_equally_many_pixels_of_each_class():
+    scene = tiny.make_scene(noise=2.0)
+    label = scene["label"].values
+    made, splits = compare(scene, seeds=2, preset="quick", device="cpu", **tiny.SMALL)
+    kinds = [(run.attrs["split_kind"], run.attrs["seed"]) for run in made]
+    assert kinds == [("random", 0), ("blocks", 0), ("random", 1), ("blocks", 1)]
+    counts = [[int(((split.values == 1) & (label == k)).sum()) for k in (1, 2, 3, 4)] for split in splits]
+    assert counts[0] == counts[1] and counts[2] == counts[3] and len({split.attrs["hash"] for split in splits}) == 4
+    found = leakage.leakage(made, {"tiny": scene}, splits).set_index("split_kind")
+    assert found.loc["blocks", "share_overlap"] == 0 and found.loc["random (leaking)", "share_overlap"] > 0.9
+    assert found["n_train"].nunique() == 1
+    with pytest.raises(PrsaError, match="1 or more"):
+        compare(scene, seeds=0)
+    split = split_scene(scene, "random")
+    few = thin(split, label, np.array([3, 5, 7, 10_000]), seed=0)
+    there = [int(((part.values == 1) & (label == k)).sum()) for part, k in zip([few] * 3 + [split], (1, 2, 3, 4))]
+    assert there == [3, 5, 7, int(((few.values == 1) & (label == 4)).sum())]
+    np.testing.assert_array_equal(few.values > 1, split.values > 1)
+    assert (thin(split, label, np.array([3] * 4), 0).values != thin(split, label, np.array([3] * 4), 1).values).any()
 
 
 # ---- diagnostics
