@@ -113,6 +113,18 @@ def note(make: Callable) -> str:
     return " ".join(inspect.getdoc(make).split("\n\n")[0].split())
 
 
+class Shown(str):
+    """Markdown text that a notebook renders when it is the value of a cell."""
+
+    def _repr_markdown_(self) -> str:
+        return self
+
+
+def show(table: pd.DataFrame) -> Shown:
+    """A table for a notebook: all rows and the whole text of every cell, `readable`."""
+    return Shown(markdown(readable(table)))
+
+
 def page(table: pd.DataFrame) -> str:
     """Markdown: the notes of a table, in its ``attrs``, and the table itself, `readable`."""
     return "\n\n".join([*table.attrs.get("notes", ()), markdown(readable(table))])
