@@ -4,6 +4,7 @@ import colorsys
 import errno
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ import rasterio.shutil
 import xarray as xr
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from ..data.scene import check_scene, class_names, scene_hash
@@ -168,7 +169,9 @@ def _other_maps(path: Path) -> list[pd.DataFrame]:
 def _disk(path: Path):
     """Errors in writing as a `PrsaError`; those of GDAL do not say what is wrong with the disk."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a scene without a place gives a map without one
+            yield
     except (OSError, RasterioError, rasterio._err.CPLE_BaseError) as error:
         cause = CAUSES.get(getattr(error, "errno", None), CAUSES[errno.ENOSPC])
         raise PrsaError(

@@ -74,6 +74,7 @@ def scene_features(model: PRSANet, scene: xr.Dataset, tile: int = TILE) -> Itera
         yield rows, cols, torch.stack(encoders(block, rows, cols), dim=1)
 
 
+@torch.inference_mode()
 def tile_logits(model: PRSANet) -> Callable[[Block, slice, slice], torch.Tensor]:
     """The function from a block, rows and columns to the fused logits (K, h, w) there; any thread may call it."""
     matrices, readout = _readout(model.eval())

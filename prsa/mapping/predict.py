@@ -2,96 +2,38 @@
 
 import contextlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 import xarray as xr
 
 from ..data.scene import check_scene
-from ..errors import PrsaError
 from ..network.prsanet import PRSANet
 from .passes import TILE, tile_logits
+from .sensors import check_sensors
 from .windows import Block, SceneSource, Source, blocks, pieces
 
 
-@dataclass
 class Part:
-    """The map of a block: ``cover`` (h, w), 1..K, 0 for no data; ``confidence`` (h, w), ``probability`` (K, h, w)."""
+    """The map of ``rows`` x ``cols``, all no data at first: ``cover`` (h, w) 1..K or 0; ``confidence`` (h, w) and, if
+    asked for, ``probability`` (K, h, w), NaN where there is no data."""
 
-    rows: slice
-    cols: slice
-    cover: np.ndarray
-    confidence: np.ndarray
-    probability: np.ndarray | None
+    def __init__(self, rows: slice, cols: slice, classes: int, probabilities: bool):
+        shape = rows.stop - rows.start, cols.stop - cols.start
+        self.rows, self.cols, self.cover = rows, cols, np.zeros(shape, np.uint8)
+        self.confidence = np.full(shape, np.nan, np.float32)
+        self.probability = np.full((classes, *shape), np.nan, np.float32) if probabilities else None
 
-    @classmethod
-    def of(cls, block: Block, classes: int, probabilities: bool) -> "Part":
-        """An empty map of the block, all of it no data."""
-        shape = block.rows.stop - block.rows.start, block.cols.stop - block.cols.start
-        everything = np.full((classes, *shape), np.nan, np.float32) if probabilities else None
-        confidence = np.full(shape, np.nan, np.float32)
-        return cls(block.rows, block.cols, np.zeros(shape, np.uint8), confidence, everything)
-
-    def keep(self, place: tuple, p: torch.Tensor, empty: np.ndarray) -> None:
+    def keep(self, place: tuple, p: torch.Tensor, empty: np.ndarray | bool) -> None:
         """Probabilities p (K, ...) of the pixels at ``place``; pixels that are ``empty`` (...) stay no data."""
         top, chosen = p.max(0)
         self.cover[place] = np.where(empty, 0, (chosen + 1).cpu().numpy())
         self.confidence[place] = np.where(empty, np.nan, top.cpu().numpy())
         if self.probability is not None:
             self.probability[:, *place] = np.where(empty, np.nan, p.cpu().numpy())
-
-
-def check_sensors(model, source: Source) -> None:
-    """Raise `PrsaError` when modalities, bands, their names or their wavelengths are not those the model learnt from.
-
-    Names and wavelengths are compared where both sides know them.
-    """
-    wanted = {m: source.sizes.get(f"{m}_band") for m in model.modalities}
-    if wanted != model.bands:
-        found = {str(d).removesuffix("_band"): n for d, n in source.sizes.items() if str(d).endswith("_band")}
-        raise PrsaError(
-            f"expected modalities and bands {model.bands}, got {found} in the scene. "
-            "Use a scene of the sensors the model was trained on."
-        )
-    known = getattr(model, "card", {"modalities": {}})["modalities"]
-    for m, told in known.items():
-        names, here = told["names"], source.names(m)
-        if names and here and names != here and sorted(names) == sorted(here):
-            _refuse_order(m, [here.index(name) for name in names], f"{here[:6]} ...", f"{names[:6]} ...")
-        if told["wavelength_nm"] and (found := source.wavelengths(m)):
-            _check_wavelengths(m, np.array(told["wavelength_nm"]), np.array(found))
-
-
-def _check_wavelengths(m: str, wanted: np.ndarray, found: np.ndarray) -> None:
-    """Band by band: within 2 %, and nearer than halfway to the next band of the model."""
-    between = np.abs(wanted[:, None] - wanted)
-    np.fill_diagonal(between, np.inf)
-    near = np.minimum(0.02 * wanted, between.min(1) / 2)
-    wrong = np.flatnonzero(np.abs(found - wanted) > near)
-    if not wrong.size:
-        return
-    texts = (" ".join(f"{nm:.0f}" for nm in some[:6]) + " ... nm" for some in (found, wanted))
-    order = np.abs(wanted[:, None] - found).argmin(1)
-    if len(set(order)) == len(order) and (np.abs(found[order] - wanted) <= near).all():
-        _refuse_order(m, order.tolist(), *texts)
-    i = wrong[0]
-    raise PrsaError(
-        f"{m}: expected the wavelengths the model was trained on, got others in {len(wrong)} of {len(wanted)} bands, "
-        f"first {found[i]:.1f} nm instead of {wanted[i]:.1f} nm in band {i + 1}. Likely causes: another sensor, or "
-        "other bands of it. Fix: give the model's bands, or train on this sensor."
-    )
-
-
-def _refuse_order(m: str, order: list[int], found: str, wanted: str) -> None:
-    raise PrsaError(
-        f"{m}: expected bands in the model's order ({wanted}), got the same in another ({found}). "
-        f"Fix: scene = scene.isel({m}_band={order if len(order) <= 40 else 'their order'}); of rasters: rio stack "
-        f"--bidx {','.join(str(i + 1) for i in order) if len(order) <= 40 else '...'}."
-    )
 
 
 @contextlib.contextmanager
@@ -129,7 +71,7 @@ def _by_pixels(model, halo: int) -> Callable[[Block, Part], list[Future]]:
         centres = np.flatnonzero(np.pad(~empty, halo))
         for pixels, p in model.probabilities(grown, centres):
             y, x = np.unravel_index(pixels, (grown.sizes["y"], grown.sizes["x"]))
-            part.keep((y - halo, x - halo), torch.from_numpy(p).T, np.zeros(len(pixels), bool))
+            part.keep((y - halo, x - halo), torch.from_numpy(p).T, False)
         return []
 
     return work
@@ -141,25 +83,18 @@ def map_parts(model, source: Source, probabilities: bool = False, tile: int = TI
     Memory follows the block, not the scene. Raises `PrsaError` for other sensors than the model's.
     """
     check_sensors(model, source)
-    halo = max(model.sides.values()) // 2
-    ours = isinstance(model, PRSANet)
+    halo, ours, before = max(model.sides.values()) // 2, isinstance(model, PRSANet), None
     with _tile_threads(model) if ours else contextlib.nullcontext() as pool:
         start = _by_tiles(model, pool, tile) if ours else _by_pixels(model, halo)
-        begun: deque[tuple[Part, list[Future]]] = deque()
-        for block in blocks(source, model.modalities, halo):
-            part = Part.of(block, len(model.classes), probabilities)
-            begun.append((part, start(block, part)))
-            if len(begun) > 1:
-                yield _done(*begun.popleft())
-        while begun:
-            yield _done(*begun.popleft())
-
-
-def _done(part: Part, tiles: list[Future]) -> Part:
-    """The part when all its tiles are; raises what a tile raised."""
-    for tile in tiles:
-        tile.result()
-    return part
+        for block in chain(blocks(source, model.modalities, halo), [None]):
+            if block:
+                part = Part(block.rows, block.cols, len(model.classes), probabilities)
+                now = part, start(block, part)
+            if before:
+                for done in before[1]:
+                    done.result()  # raises what a tile raised
+                yield before[0]
+            before = now
 
 
 def predict_map(model, scene: xr.Dataset, probabilities: bool = False, tile: int = TILE) -> xr.DataArray | xr.Dataset:
@@ -172,8 +107,8 @@ def predict_map(model, scene: xr.Dataset, probabilities: bool = False, tile: int
     sensors, bands or wavelengths than the model's.
     """
     scene = check_scene(scene)
-    shape, classes = (scene.sizes["y"], scene.sizes["x"]), len(model.classes)
-    whole = Part.of(Block(SceneSource(scene), [], slice(0, shape[0]), slice(0, shape[1]), 0), classes, probabilities)
+    rows, cols = (slice(0, scene.sizes[axis]) for axis in ("y", "x"))
+    whole = Part(rows, cols, len(model.classes), probabilities)
     for part in map_parts(model, SceneSource(scene), probabilities, tile):
         place = part.rows, part.cols
         whole.cover[place], whole.confidence[place] = part.cover, part.confidence

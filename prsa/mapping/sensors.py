@@ -1,0 +1,55 @@
+"""Whether a scene comes from the sensors that a model learnt from, band by band."""
+
+import numpy as np
+
+from ..errors import PrsaError
+from .windows import Source
+
+
+def check_sensors(model, source: Source) -> None:
+    """Raise `PrsaError` when modalities, bands, their names or their wavelengths are not those the model learnt from.
+
+    Names and wavelengths are compared where both sides know them.
+    """
+    wanted = {m: source.sizes.get(f"{m}_band") for m in model.modalities}
+    if wanted != model.bands:
+        found = {str(d).removesuffix("_band"): n for d, n in source.sizes.items() if str(d).endswith("_band")}
+        raise PrsaError(
+            f"expected modalities and bands {model.bands}, got {found} in the scene. "
+            "Use a scene of the sensors the model was trained on."
+        )
+    known = getattr(model, "card", {"modalities": {}})["modalities"]
+    for m, told in known.items():
+        names, here = told["names"], source.names(m)
+        if names and here and names != here and sorted(names) == sorted(here):
+            _refuse_order(m, [here.index(name) for name in names], f"{here[:6]} ...", f"{names[:6]} ...")
+        if told["wavelength_nm"] and (found := source.wavelengths(m)):
+            _check_wavelengths(m, np.array(told["wavelength_nm"]), np.array(found))
+
+
+def _check_wavelengths(m: str, wanted: np.ndarray, found: np.ndarray) -> None:
+    """Band by band: within 2 %, and nearer than halfway to the next band of the model."""
+    between = np.abs(wanted[:, None] - wanted)
+    np.fill_diagonal(between, np.inf)
+    near = np.minimum(0.02 * wanted, between.min(1) / 2)
+    wrong = np.flatnonzero(np.abs(found - wanted) > near)
+    if not wrong.size:
+        return
+    texts = (" ".join(f"{nm:.0f}" for nm in some[:6]) + " ... nm" for some in (found, wanted))
+    order = np.abs(wanted[:, None] - found).argmin(1)
+    if len(set(order)) == len(order) and (np.abs(found[order] - wanted) <= near).all():
+        _refuse_order(m, order.tolist(), *texts)
+    i = wrong[0]
+    raise PrsaError(
+        f"{m}: expected the wavelengths the model was trained on, got others in {len(wrong)} of {len(wanted)} bands, "
+        f"first {found[i]:.1f} nm instead of {wanted[i]:.1f} nm in band {i + 1}. Likely causes: another sensor, or "
+        "other bands of it. Fix: give the model's bands, or train on this sensor."
+    )
+
+
+def _refuse_order(m: str, order: list[int], found: str, wanted: str) -> None:
+    raise PrsaError(
+        f"{m}: expected bands in the model's order ({wanted}), got the same in another ({found}). "
+        f"Fix: scene = scene.isel({m}_band={order if len(order) <= 40 else 'their order'}); of rasters: rio stack "
+        f"--bidx {','.join(str(i + 1) for i in order) if len(order) <= 40 else '...'}."
+    )
