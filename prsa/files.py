@@ -109,10 +109,9 @@ def held(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
     The system ends the hold with the block or the process.
     """
-    path = folder / ".lock"
-    with explained(path):
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        file = (folder / ".lock").open("a")
     with file:
         if fcntl:
             try:

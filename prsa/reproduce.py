@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 from . import files
@@ -156,8 +157,7 @@ def listed(text: str) -> list[str]:
     return found
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
+_say = partial(print, flush=True)
 
 
 def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: list[str] | None, preset: str) -> Path:

@@ -733,19 +733,16 @@ def concat(scene):
 
 
 def test_each_degradation_by_hand():
-    """Reflectance 0.2 and 0.4; a cloud takes half of a direct share of 0.8 and of 0.5: 0.12 and 0.3 are left."""
+    """Reflectance 0.2 and 0.4 at 450 and 900 nm, of which 0.28 and 0.105 of the light are the sky's."""
+    two_bands = make_scene().isel(hsi_band=[0, 1]).assign_coords(wavelength=("hsi_band", [450.0, 900.0]))
     mean, std = torch.tensor([0.1, 0.5]), torch.tensor([0.05, 0.2])
     table = normalise(torch.tensor([[0.2, 0.4], [float("nan"), 0.4]]), mean, std)
-    shaded = degrade.cloud_shadow(table, mean, std, torch.tensor([0.8, 0.5]), 0.5)
-    wanted = [[(0.12 - 0.1) / 0.05, (0.3 - 0.5) / 0.2], [0.0, -1.0]]
-    torch.testing.assert_close(shaded, torch.tensor(wanted), msg="no-data stays no-data")
-    table, order = torch.randn(50, 4), torch.tensor([2, 0, 3, 1])
-    shaded = degrade.cloud_shadow(table, torch.rand(4), torch.rand(4) + 0.5, torch.full((4,), 0.9), 0.0)
-    torch.testing.assert_close(shaded, table, rtol=1e-5, atol=1e-6)
-    draw = torch.randn(50, 4)
-    torch.testing.assert_close(degrade.noisy(table, draw, 0.5), table + 0.5 * draw)
-    half = degrade.without_bands(table, order, 0.5)
-    assert not half[:, [0, 2]].any() and torch.equal(half[:, [1, 3]], table[:, [1, 3]])
+    found = dict(degrade.degradations(two_bands, "hsi", table, mean, std))
+    shaded = [0.2 * (1 - 0.6 * 0.72), 0.4 * (1 - 0.6 * 0.895)]
+    wanted = [[(shaded[0] - 0.1) / 0.05, (shaded[1] - 0.5) / 0.2], [0.0, (shaded[1] - 0.5) / 0.2]]
+    torch.testing.assert_close(found["hsi cloud shadow 0.6"], torch.tensor(wanted), msg="no-data stays no-data")
+    (lost,) = np.flatnonzero(~found["hsi band loss 0.5"].any(0))
+    assert torch.equal(found["hsi band loss 0.5"][:, 1 - lost], table[:, 1 - lost])
 
 
 def test_a_cloud_takes_more_of_the_red_than_of_the_blue(scene):

@@ -41,49 +41,27 @@ def direct_share(scene: xr.Dataset, name: str) -> torch.Tensor:
     return torch.as_tensor(0.92 - 0.20 * (wavelength / 450) ** -3.0, dtype=torch.float32)
 
 
-def cloud_shadow(
-    table: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, direct: torch.Tensor, depth: float
-) -> torch.Tensor:
-    """Normalised bands (n, C) under a cloud that takes the share ``depth`` of the direct light.
-
-    It leaves reflectance times 1 - depth * direct; mean, std, direct (C,). No-data (0) stays.
-    """
-    shaded = (table * std + mean) * (1 - depth * direct)
-    return torch.where(table == 0, table, (shaded - mean) / std)
-
-
-def noisy(table: torch.Tensor, draw: torch.Tensor, sd: float) -> torch.Tensor:
-    """Normalised bands (n, C) plus ``sd`` times the standard normal ``draw`` (n, C). No-data (0) stays."""
-    return torch.where(table == 0, table, table + sd * draw)
-
-
-def without_bands(table: torch.Tensor, order: torch.Tensor, share: float) -> torch.Tensor:
-    """Normalised bands (n, C) of which the first ``share`` in ``order`` (C,) are no-data, the training mean: 0."""
-    changed = table.clone()
-    changed[:, order[: round(share * len(order))]] = 0
-    return changed
-
-
-def _stream(scene: xr.Dataset, degradation: str) -> torch.Generator:
-    return torch.Generator().manual_seed(stream_seed(0, scene.attrs["name"], degradation))
-
-
 def degradations(scene: xr.Dataset, name: str, table: torch.Tensor, mean: torch.Tensor, std: torch.Tensor):
     """Yield the name of every degradation of the dominant modality ``name`` and its normalised bands (n, C).
 
-    ``table`` (n, C): the clean ones; mean, std (C,): of the normalisation. `MISSING` is not among them.
+    ``table`` (n, C): the clean ones; mean, std (C,): of the normalisation. No-data, 0, stays. `MISSING` is not among
+    them.
     """
+
+    def stream(degradation: str) -> torch.Generator:
+        return torch.Generator().manual_seed(stream_seed(0, scene.attrs["name"], degradation))
+
     direct = direct_share(scene, name).to(table.device)
-    draw = torch.randn(table.shape, generator=_stream(scene, NOISE)).to(table.device)
-    order = torch.randperm(table.shape[1], generator=_stream(scene, BANDS)).to(table.device)
+    draw = torch.randn(table.shape, generator=stream(NOISE)).to(table.device)
+    order = torch.randperm(table.shape[1], generator=stream(BANDS)).to(table.device)
     change = {
-        CLOUD: lambda depth: cloud_shadow(table, mean, std, direct, depth),
-        NOISE: lambda sd: noisy(table, draw, sd),
-        BANDS: lambda share: without_bands(table, order, share),
+        CLOUD: lambda depth: ((table * std + mean) * (1 - depth * direct) - mean) / std,  # of the reflectance
+        NOISE: lambda sd: table + sd * draw,
+        BANDS: lambda share: table.index_fill(1, order[: round(share * len(order))], 0),
     }
     for degradation, strengths in STRENGTHS.items():
         for strength in strengths:
-            yield f"{name} {degradation} {strength:g}", change[degradation](strength)
+            yield f"{name} {degradation} {strength:g}", torch.where(table == 0, table, change[degradation](strength))
 
 
 @torch.inference_mode()

@@ -135,14 +135,15 @@ class Plan:
 
     def _look(self, path: Path, load: bool) -> bool:
         """Whether a whole run lies at a path; keeps it if asked to ``load``. A changed file is looked at again."""
-        try:
-            stamp = path.stat().st_mtime_ns, path.stat().st_size
-            seen, run = self._runs.get(path, (None, None))
-            if seen != stamp or (load and run is None):
-                self._runs[path] = stamp, (runs.load_run if load else runs.verify)(path)
-        except (FileNotFoundError, NotADirectoryError, PrsaError):
-            self._runs.pop(path, None)
+        if not path.is_file():
             return False
+        stamp = path.stat().st_mtime_ns, path.stat().st_size
+        if self._runs.get(path, (None,))[0] != stamp:
+            if not runs.is_finished(path):
+                return False
+            self._runs[path] = stamp, None
+        if load and self._runs[path][1] is None:
+            self._runs[path] = stamp, runs.load_run(path)
         return True
 
 
