@@ -50,7 +50,7 @@ METHODS = {
     "concat": look("#0C77DC", "--", "o"),
     "pmr": look("#763E5D", (0, (5, 1, 1, 1, 1, 1)), "^"),
     "concat+prm": look("#6BCAFD", "-.", "D"),
-    "sagf": look("#C9A800", DENSE, "v"),
+    "sagf": look("#D1AF00", DENSE, "v"),
     "prsanet": look("#C23B0E", "-", "P"),
 }
 MODALITIES = {
@@ -67,24 +67,24 @@ FAMILIES = {  # of methods -> look, words
     "ablation": (look("#000000", marker="X"), "prsanet without a part"),
     "rebalancing": (look("#763E5D", marker="^"), "rebalancing methods"),
     "network": (look("#0C77DC", marker="v"), "published networks"),
-    "classical": (look("#C9A800", marker="D"), "classical classifiers"),
+    "classical": (look("#D1AF00", marker="D"), "classical classifiers"),
     "other": (look("#444444", marker="h"), "other methods"),
 }
 SPARE = ("#117733", "#AA4499", "#4EB1D5", "#661100", "#332288", "#DDAA33", "#44AA99", "#444444")
 CLASSES = {  # words of a class name -> colours that mean it, used up in this order; the first line that fits counts
     "shadow|cloud": ("#26263A",),
-    "water|river|lake|sea|ocean": ("#2F68C2", "#8FB7F0"),
+    "water|river|lake|sea|ocean": ("#2F68C2", "#8FADC6"),
     "conifer|evergreen|pine|spruce|fir": ("#003502",),
-    "tree|forest|wood|mangrove": ("#32905C", "#0B5D2A"),
-    "shrub|bush|range|low plant|vineyard|flooded": ("#A3A633", "#6E7A00"),
-    "grass|meadow|pasture|turf|lawn|moss": ("#AAEC99", "#7CC94B", "#D3E77A"),
-    "crop|field|allotment|wheat|corn|maize|soy|rice": ("#FFF328", "#E3C23A"),
-    "soil|earth|ground|sand|dirt|bare|dry|unpaved": ("#794728", "#B98A5A", "#D8BC93"),
-    "sidewalk|concrete|curb|crosswalk|railway": ("#ABAEB6", "#D2D4DA"),
-    "road|asphalt|highway|street|major|parking|runway|paved": ("#6E7073", "#494B52", "#8F929A"),
-    "tile|residential|building|village|built|urban": ("#CA2E0D", "#F07B54"),
-    "metal|stadium|car|train": ("#DD8C90", "#F2B8C0"),
-    "bitumen|commercial|industrial|non-residential|roof": ("#732744", "#A7607C"),
+    "tree|forest|wood|mangrove": ("#32905C", "#356E4D"),
+    "shrub|bush|range|low plant|vineyard|flooded": ("#A3A633", "#687436"),
+    "grass|meadow|pasture|turf|lawn|moss": ("#AAEC99", "#85A964"),
+    "crop|field|allotment|wheat|corn|maize|soy|rice": ("#FFF328", "#ECCB54"),
+    "soil|earth|ground|sand|dirt|bare|dry|unpaved": ("#794728", "#DAAC71"),
+    "sidewalk|concrete|curb|crosswalk|railway": ("#ABAEB6", "#C8BEB9"),
+    "road|asphalt|highway|street|major|parking|runway|paved": ("#6E7073", "#4E5A64"),
+    "tile|residential|building|village|built|urban": ("#CA2E0D", "#B36E46"),
+    "metal|stadium|car|train": ("#DD8C90", "#E2C7D8"),
+    "bitumen|commercial|industrial|non-residential|roof": ("#732744", "#DD5391"),
 }
 DEUTAN = np.array(  # what a deuteranope sees of linear RGB: Machado, Oliveira and Fernandes, IEEE TVCG 15 (2009)
     [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]

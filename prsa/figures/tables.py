@@ -37,7 +37,9 @@ def _parts(table: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
 
 def _over(table: pd.DataFrame) -> str:
     """What numbers are means over."""
-    counts = {what: int(table[f"n_{what}"].max()) for what in ("scenes", "seeds") if f"n_{what}" in table}
+    counts = {
+        what: int(table[f"n_{what}"].max()) for what in ("scenes", "seeds") if f"n_{what}" in table and len(table)
+    }
     return " and ".join(f"{n} {what}" for what, n in counts.items() if n > 1) or "one seed"
 
 
@@ -88,7 +90,7 @@ def rank_intervals(table: pd.DataFrame) -> Figure:
         distance, best = critical_difference(len(table), n), table["rank_mean"].min()
         ax.axvspan(best, best + distance, color="#999999", alpha=0.2, linewidth=0)
         ax.set_title(f"grey: less than the critical difference ({distance:.1f} ranks) behind the best", fontsize=8)
-    ax.set_xlim(0.5, len(table) + 0.5)
+    ax.set_xlim(0.5, max(2, len(table)) + 0.5)
     return figure
 
 
@@ -330,7 +332,9 @@ def confidence_plot(tables: dict[str, pd.DataFrame]) -> Figure:
         of = looks[method]
         many = table[table["share"].ge(0.01)]  # a handful of pixels is no curve
         ax.plot(many["confidence"], many["accuracy"], **of | {"marker": "", "linewidth": 1})
-        ax.scatter(table["confidence"], table["accuracy"], 200 * table["share"], of["color"], of["marker"], alpha=0.7)
+        ax.scatter(
+            table["confidence"], table["accuracy"], 200 * table["share"], of["color"], marker=of["marker"], alpha=0.7
+        )
     ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.9, zorder=1)
     ax.set(xlabel="confidence: highest probability (0 to 1)", ylabel="share of test pixels that are right (0 to 1)")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
