@@ -98,7 +98,7 @@ class Plan:
             if source.name in self.scenes:
                 raise PrsaError(
                     f"SCENES: expected different names, got {source.name!r} twice, the second from {name}. "
-                    "Fix: change the file's attribute 'name'."
+                    "Fix: rename one of the files."
                 )
             self.scenes[source.name] = source.scene
             self.splits[source.name] = source.split(source.config(RunSpec(name, "concat", 0, preset)))
