@@ -1,5 +1,6 @@
 """Every table against numbers worked out by hand from invented run files, and what is written of it."""
 
+import ast
 import functools
 import hashlib
 import itertools
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from synthetic import COMPARATORS, LONG_NAMES, chosen, make_run, make_scene, mak
 
 from prsa.data.splits import split_scene
 from prsa.errors import PrsaError
+from prsa.files import NOTEBOOKS
 from prsa.report import claims, dial, intervals, leakage, make_all, published, robustness, tables, text, write_all
 from prsa.report.diagnostics import area_drift, calibration, calibration_error
 from prsa.report.intervals import CORRELATION, POINTS, Summary, complete, paired, summarise
@@ -450,6 +453,38 @@ def test_every_table_gives_one_answer_for_one_pair():
     for scene in GAINS:
         rows = accuracy[accuracy["method"].eq("prsanet")]
         assert rows.loc[scene, d].tolist() == pytest.approx(answer(scene).numbers)
+
+
+@pytest.mark.parametrize("name", ["04_tables", "09_claims"])
+def test_notebooks_show_the_answer_of_the_tables(name, monkeypatch):
+    """Their code on invented runs: what is shown of prsanet - concat is what `paired` says."""
+    made, answer = one_pair()
+
+    class Study:
+        scenes, splits = make_world(dict.fromkeys(GAINS, TWO), classes=2, size=12)
+        specs, dial = (), ()
+
+        def __init__(self, *_):
+            pass
+
+        def open(self, *_):
+            return made
+
+    shown, names = [], {}
+    monkeypatch.setattr("prsa.study.Plan", Study)
+    monkeypatch.setattr("prsa.study.run", lambda *_, **__: None)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
+        body = ast.parse(cell.source).body if cell.cell_type == "code" else []
+        value = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), name, "exec"), names)
+        shown += [eval(compile(value, name, "eval"), names)] if value else []
+    words = {str(cell) for found in shown if isinstance(found, pd.DataFrame) for cell in found.to_numpy().ravel()}
+    kind, real = answer(*list(GAINS)[:3]), answer("real")
+    assert {str(kind), str(real)} <= words and "[" in str(kind) and "[" in str(real)
+    tables_shown = "".join(found for found in shown if isinstance(found, str))
+    decimals = 1 if name == "04_tables" else 3
+    assert kind.text(decimals) in tables_shown and real.text(decimals) in tables_shown
 
 
 # ---- claims

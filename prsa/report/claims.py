@@ -53,10 +53,10 @@ CLAIMS = {  # claim -> effect, and what to mind; in the order of the ledger
     "one such modality per scene.",
     FACTOR: "Inside concat: probe gap (alone minus joint) of the modality with the lowest imbalance factor minus "
     "the mean gap of the others; and Spearman's correlation of the falling factor with the gap of the same epoch on "
-    "validation pixels (shadow heads), over epochs and modalities. Scene `all`: the same correlation over scenes, "
+    "validation pixels (shadow heads), over epochs and modalities. Scene all: the same correlation over scenes, "
     "settings of the dial and modalities at the end, a value per seed. 0 where the factor knows nothing of the gap.",
     PROTOTYPE: "Probe OA of the branch inside concat+prm, and inside prsanet, minus inside concat, every modality, "
-    "so that none is chosen by its result; `slow` marks the lowest mean imbalance factor in concat.",
+    "so that none is chosen by its result; slow marks the lowest mean imbalance factor in concat.",
     DIRECTION: "Cosine, on the features of a branch, with the gradient that it would get if it were trained alone from "
     "where it is (shadow heads), mean over epochs: of the prototype loss minus of the fused loss inside concat; of all "
     "losses inside concat+prm minus inside concat. Prototypes and shadow heads both classify one branch, so that some "

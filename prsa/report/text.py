@@ -42,9 +42,11 @@ INTERVALS = (
     "95 % intervals: over three or more scenes a bootstrap over scenes, then seeds; of one scene Student's t over "
     "three or more seeds; otherwise there is none."
 )
-WORDS = {"oa": "OA", "aa": "AA", "cka": "CKA", "js": "JS", "macs": "MACs", "eta2": "eta squared", "val": "validation"}
-WORDS |= {"rho": "imbalance factor", "d": "difference in", "n": "", "ours": "our"}
+WORDS = {"oa": "OA", "aa": "AA", "cka": "CKA", "js": "JS", "eta2": "eta squared", "val": "validation"}
+WORDS |= {"rho": "imbalance factor", "d": "difference in", "ours": "our"}
 HEADERS = {"d_concat": "to concat", "d_prsanet": "to prsanet", "n_test": "test pixels", "n_train": "training pixels"}
+HEADERS |= {"n": "pairs", "macs_patch": "MACs per patch", "macs_pixel": "MACs per pixel", "params": "parameters"}
+HEADERS |= {"train_per_s": "training samples per s", "map_per_s": "map pixels per s", "memory_gb": "memory (GB)"}
 ONE_DECIMAL = "oa aa kappa gap d_ rank loss accuracy".split()  # parts of the names of columns in points
 
 
@@ -78,7 +80,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             cells = [f"{v:,}" if values.dtype.kind == "i" else " ".join(str(v).split()) for v in values]
         if column in ("scene", "group"):
             cells = [f"{name} (leaking split)" if name in leaking else name for name in cells]
-        header = HEADERS.get(stem) or " ".join(WORDS.get(word, word) for word in stem.split("_")).strip()
+        header = HEADERS.get(stem) or " ".join(WORDS.get(word, word) for word in stem.removeprefix("n_").split("_"))
         out[header] = [cell or "–" for cell in cells]
     return pd.DataFrame(out)
 
@@ -122,7 +124,7 @@ class Shown(str):
 
 def show(table: pd.DataFrame) -> Shown:
     """A table for a notebook: all rows and the whole text of every cell, `readable`."""
-    return Shown(markdown(readable(table)))
+    return Shown(markdown(readable(table)) if len(table) else "*No rows with these parameters.*")
 
 
 def page(table: pd.DataFrame) -> str:
