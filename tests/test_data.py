@@ -433,6 +433,7 @@ def test_real_extremes_are_not_sentinels():
     [
         (lambda s: s["sar"].values.__setitem__((0, slice(2)), 65535), "65535"),
         (lambda s: s["sar"].values.__setitem__((1, slice(2)), -5000), "-5000"),
+        (lambda s: s["sar"].values.__setitem__((1, slice(2)), -0.9999), "-0.9999"),
         (lambda s: s["hsi"].values.__setitem__((slice(None), slice(2)), 0), r"hsi holds 0 \(5 %\)"),
     ],
 )
@@ -747,61 +748,59 @@ def test_import_without_torch():
 
 TEXT = st.text(max_size=12)
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXT, st.lists(st.floats(), max_size=3))
-NUMBERS = ["f4", "f8", ">f4", "f2", "i1", "i2", ">i2", "i8", "u1", "u2", "?", "c8", "U2", "O", "M8[s]"]
+NUMBERS = ["f8", ">f4", "f2", "i1", "i2", ">i2", "i8", "u1", "u2", "?", "c8", "U2", "O", "M8[s]"]
 STRANGE = [np.nan, np.inf, -3.4e38, -9999.0, 1e20, 0.0, 255.0, 65535.0, 1.0]
+ODD = ["names", "types", "dims", "values", "marks", "rasters", "attrs", "class_names", "coords", "missing"]
 
 
 @st.composite
 def any_scene(draw):
-    """A scene with anything in it that users have brought, from 1 x 1 pixel and one pixel per class."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    height, width, k = draw(st.integers(1, 24)), draw(st.integers(1, 24)), draw(st.integers(1, 5))
-    variables = {}
-    usual = draw(st.booleans())
-    for name in draw(
-        st.lists(
-            st.one_of(st.sampled_from(["hsi", "sar", "dsm", "fused", "aux", "keys"]), TEXT), max_size=4, unique=True
-        )
-    ):
-        bands, kind = draw(st.integers(1, 3)), "f4" if usual else draw(st.sampled_from(NUMBERS))
-        values = rng.normal(50, 20, (bands, height, width))
-        for _ in range(draw(st.integers(0, 2))):
+    """A good scene, from 1 x 1 pixel and one pixel per class, with up to three kinds of oddities that users have brought."""
+    rng, odd = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.sets(st.sampled_from(ODD), max_size=3))
+    height, width, k = draw(st.integers(1, 30)), draw(st.integers(1, 30)), draw(st.integers(1, 5))
+    variables, names = {}, ["hsi", "sar", "dsm"][: draw(st.integers(2, 3))]
+    if "names" in odd:
+        names[-1] = draw(st.one_of(st.sampled_from(["fused", "aux", "keys", "a b", "label"]), TEXT))
+    for name in names:
+        values = rng.normal(50, 20, (draw(st.integers(1, 3)), height, width))
+        for _ in range(draw(st.integers(1, 2)) if "values" in odd else 0):
             values[rng.random(values.shape) < draw(st.sampled_from([0.02, 0.5, 1.0]))] = draw(st.sampled_from(STRANGE))
-        dims = [f"{name}_band", "y", "x"] if usual else draw(st.permutations([f"{name}_band", "y", "x"]))
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            values = np.moveaxis(
-                values.astype("i8").astype(kind) if kind[0] == "M" else values.astype(kind),
-                (0, 1, 2),
-                [dims.index(d) for d in (f"{name}_band", "y", "x")],
-            )
-        keys = st.sampled_from(["nodata", "_FillValue", "missing_value", "scale_factor", "grid_mapping", "units", "x"])
-        variables[name] = dims, values, draw(st.dictionaries(keys, VALUES, max_size=2))
-    for raster in draw(st.lists(st.sampled_from(["label", "split", "validation", "polygon"]), max_size=4, unique=True)):
-        top = {"label": k, "split": 2, "validation": 1, "polygon": 6}[raster] + draw(st.sampled_from([0, 0, 0, 1]))
-        values = rng.integers(draw(st.sampled_from([0, 0, -1])), top + 1, (height, width))
-        kind = draw(st.sampled_from(["i2", "u1", "f4", ">i4", "?"]))
-        variables[raster] = (
-            ("y", "x"),
-            values.astype(kind),
-            draw(st.dictionaries(st.just("_FillValue"), VALUES, max_size=1)),
+            kind = draw(st.sampled_from(NUMBERS)) if "types" in odd else "f4"
+            values = (values.astype("i8") if kind[0] == "M" else values).astype(kind)
+        keys = st.sampled_from(
+            ["nodata", "_FillValue", "missing_value", "scale_factor", "grid_mapping", "units", "wavelength"]
         )
-    attrs = draw(
-        st.dictionaries(
-            st.sampled_from(["title", "simulated", "schema", "name", "crs", "geotransform"]), VALUES, max_size=2
+        attrs = draw(st.dictionaries(keys, VALUES, max_size=2)) if "marks" in odd else {}
+        dims = f"{name}_band", "y", "x"
+        variables[name] = xr.Variable(dims, values, attrs)
+        if "dims" in odd:
+            variables[name] = variables[name].transpose(*draw(st.permutations(dims)))
+    rasters = {"label": k, "split": 2, "validation": 1, "polygon": 6}
+    more = draw(st.lists(st.sampled_from(list(rasters)), max_size=4, unique=True)) if "rasters" in odd else []
+    for raster in {"label", *more} - ({"label"} if "missing" in odd else set()):
+        low, top = (
+            (draw(st.sampled_from([-1, 0, 0])), rasters[raster] + draw(st.sampled_from([0, 0, 1]))) if more else (0, k)
         )
-    )
-    attrs["class_names"] = draw(st.one_of(st.just(json.dumps([f"c{i}" for i in range(k)])), VALUES))
+        kind = draw(st.sampled_from(["i2", "u1", "f4", ">i4", "?"])) if "types" in odd else "i2"
+        attrs = draw(st.dictionaries(st.just("_FillValue"), VALUES, max_size=1)) if "marks" in odd else {}
+        variables[raster] = ("y", "x"), rng.integers(low, top + 1, (height, width)).astype(kind), attrs
+    attrs = {"class_names": json.dumps([f"c{i}" for i in range(k)])} | ({"schema": "prsa-scene-1"} if k % 2 else {})
+    if "attrs" in odd:
+        keys = st.sampled_from(["title", "simulated", "schema", "name", "crs", "geotransform", "license"])
+        attrs |= draw(st.dictionaries(keys, VALUES, max_size=2))
+    if "class_names" in odd:
+        attrs["class_names"] = draw(VALUES)
     coords = {}
-    for name, size in (("y", height), ("x", width)):
-        if draw(st.booleans()):
-            coords[name] = draw(
-                st.sampled_from([np.arange(size), -10.0 * np.arange(size), rng.random(size), np.zeros(size)])
-            )
+    for name, size in (("y", height), ("x", width)) if "coords" in odd else ():
+        coords[name] = draw(
+            st.sampled_from([np.arange(size), -10.0 * np.arange(size), rng.random(size), np.zeros(size)])
+        )
     return xr.Dataset(variables, coords, attrs)
 
 
 @hypothesis.settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
 )
 @hypothesis.given(any_scene())
 def test_any_scene_is_accepted_with_a_sensible_result_or_refused_by_one_error(tmp_path_factory, scene):

@@ -8,8 +8,8 @@ Impossible  infinities, and magnitudes from `HUGE` up: what GIS and netCDF fill 
 Sentinels   one of `SENTINELS` as a band's lowest value, no other value of the band being below half of it. No-data;
             a warning. The attribute ``nodata`` = NaN says that it is measured.
 Strange     a value at the end of a band, in two pixels or more, farther from all others than `TIMES` their range (once
-            for `FULL`, where integers end); 0 or one of `FULL` in every band of more than `SHARE` of the pixels. Kept;
-            a warning.
+            for `FULL`, where integers end); a sentinel that was scaled with the data, as -0.9999; 0 or one of `FULL` in
+            every band of more than `SHARE` of the pixels. Kept; a warning.
 """
 
 import json
@@ -26,6 +26,7 @@ PACKING = ("scale_factor", "add_offset", "_Unsigned")
 INTERNAL = ("grid_mapping", "coordinates", "dtype", "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST")  # of netCDF
 HUGE = 1e18
 SENTINELS = (-999.0, -9999.0, -99999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0)
+SCALED = frozenset(np.float32(s / f) for s in SENTINELS for f in (10, 100, 1000, 10_000))
 FULL = (255.0, 32767.0, 65535.0, 2147483647.0, 4294967295.0, 9999.0, 99999.0)
 TIMES, SHARE = 10, 0.005
 SAMPLE = 4096  # values of a band that are looked at before all of them are
@@ -127,7 +128,8 @@ def _is_strange(values: np.ndarray, end: float, other: float) -> bool:
         if len(np.unique(rest[:SAMPLE])) < LEVELS:
             return False
         near, far = (rest.min(), rest.max()) if end < other else (rest.max(), rest.min())
-        if abs(end - float(near)) <= (1 if end in FULL else TIMES) * abs(float(far) - float(near)):
+        scaled = end < other and np.float32(end) in SCALED and near > end / 2
+        if not scaled and abs(end - float(near)) <= (1 if end in FULL else TIMES) * abs(float(far) - float(near)):
             return False
     return int((values == end).sum()) > 1
 
@@ -147,18 +149,20 @@ def unpack(var: xr.DataArray, values: np.ndarray, source: str, fail: Callable) -
     taken, kept, ends = Counter(), Counter(), []
     for band, (raw, (scale, offset)) in enumerate(zip(values, pairs)):
         low, high = _extremes(raw)
-        bad = np.zeros(raw.shape, bool)
+        bad = np.zeros((), bool)  # grows to (y, x) with the first hit: most bands have none
         for mark in marks[band]:
-            bad |= equal(raw, mark)
+            bad = bad | equal(raw, mark)
         if low <= -HUGE or high >= HUGE:
             huge = (np.abs(raw.astype(np.float64)) >= HUGE) & ~bad
-            bad |= huge
+            bad = bad | huge
             taken.update(raw[huge & np.isfinite(raw)].tolist())
-        rest = raw[~bad] if bad.any() else raw.ravel()
-        low, high = _extremes(rest)
+        rest = raw.ravel()
+        if bad.any():
+            rest = raw[~bad]
+            low, high = _extremes(rest)
         while not measured and low in SENTINELS and _extremes(others := rest[rest != low])[0] > low / 2:
             taken[low] += rest.size - others.size
-            bad |= raw == low
+            bad = bad | (raw == low)
             rest, (low, high) = others, _extremes(others)
         if not measured and low < high:
             both = (low, high), (high, low)
@@ -169,7 +173,7 @@ def unpack(var: xr.DataArray, values: np.ndarray, source: str, fail: Callable) -
         if out is not values:
             with np.errstate(over="ignore"):  # of what is no-data
                 out[band] = raw if (scale, offset) == (1.0, 0.0) else raw * np.float64(scale) + np.float64(offset)
-            out[band][bad] = np.nan
+            out[band][np.broadcast_to(bad, raw.shape)] = np.nan
     for same in map(set, zip(*ends)):
         end = same.pop()
         if not same and not measured and bands > 1 and end in (0.0, *FULL) and end not in kept:

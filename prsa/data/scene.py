@@ -128,7 +128,7 @@ def _modality(name: str, var: xr.DataArray, source: str, fail: Callable) -> np.n
     if values.dtype.kind not in "iuf":
         fail(f"{name} numeric", values.dtype, "Fix: store reflectances, decibels or metres as numbers.")
     values = nodata.unpack(var, values, source, fail)
-    dead = [band for band, plane in enumerate(values) if np.isnan(plane.min()) and np.isnan(plane).all()]
+    dead = [band for band, plane in enumerate(values) if np.isnan(plane[0, 0]) and np.isnan(plane).all()]
     if dead:
         fail(
             f"data in every band of {name}",
@@ -149,7 +149,7 @@ def check_scene(scene: xr.Dataset, source: str = "") -> xr.Dataset:
     that no sensor measures). What is clean already shares its memory with the result: a large scene is not held twice.
 
     Every public function calls this on what it gets. Nothing is marked "checked before", because no mark notices values
-    that are changed in place: they are looked at each time, in about 0.1 s per GB.
+    that are changed in place: they are looked at each time, in 0.1 to 0.3 s per GB, a sixth of what the hash takes.
     """
     if not isinstance(scene, xr.Dataset):
         raise PrsaError(
