@@ -33,7 +33,7 @@ LAZY = {  # room -> what it imports inside a function, and why
     ".simulate: names for a message; rasterio: heavy, for a CRS given as text",
     "metrics": "sklearn: a second to load, used by the probe alone",
     "figures": "sklearn: a second to load, used by one figure",
-    "study": "torch .fit: tables and figures import the plan without torch",
+    "study": "torch .fit .mapping: tables and figures import the plan without torch",
     "reproduce": "nbformat papermill jupyter_client nbclient traitlets nbconvert .report .study .training .figures: "
     "usage and mistyped arguments are answered at once",
     "cli": "the room of each command: prsa --help answers at once",

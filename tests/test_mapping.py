@@ -21,7 +21,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from tiny import CLASSES, SMALL, every_patch, make_scene, make_trainer, weights
 
-from prsa import PrsaError, fit, load_model, predict_map, save_model, scene_from_rasters, split_scene
+from prsa import PrsaError, fit, load_model, predict_map, save_model, save_scene, scene_from_rasters, split_scene
 from prsa.config import METHODS
 from prsa.files import ROOT
 from prsa.mapping import land_cover, predict, saved, windows
@@ -29,6 +29,8 @@ from prsa.mapping.area import adjusted, pixel_areas
 from prsa.mapping.passes import tile_logits
 from prsa.mapping.windows import Block, SceneSource, pieces
 from prsa.network.fusion import FUSIONS
+from prsa.study import execute
+from prsa.study.plan import Plan, RunSpec
 
 UTM, NORTH_UP = CRS.from_epsg(32718), Affine(10, 0, 400_000, 0, -10, 5_700_000)
 
@@ -254,6 +256,24 @@ def test_what_cannot_be_saved_says_why(tmp_path, kept):
         with pytest.raises(PrsaError, match=message):
             save_model(model, tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_runs_of_a_study_keep_their_models_on_request(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRSA_RESULTS", str(tmp_path))
+    scene = str(save_scene(make_scene(), tmp_path / "tiny.nc"))
+    small = tuple(sorted((SMALL | {"epochs": 1}).items()))
+    specs = [RunSpec(scene, "concat", 0, "quick", small), RunSpec(scene, "rf", 0, "quick", (("patch", 5),))]
+    plan = Plan([scene], 1, [], "quick")
+    first, forest = execute.run(plan, specs, 1)
+    assert not execute.model_path(first).exists()
+    (run,) = plan.open(specs[:1])
+    assert execute.run(plan, specs, 1, keep_models=True) == [first, forest]
+    assert not execute.model_path(forest).exists()
+    cover = predict_map(load_model(execute.model_path(first)), plan.scenes["tiny"])
+    np.testing.assert_array_equal(cover, run["map"])
+    xr.testing.assert_identical(plan.open(specs[:1])[0].drop_attrs(), run.drop_attrs())
+    monkeypatch.setattr(execute, "workers", None)  # nothing is missing
+    execute.run(plan, specs, 1, keep_models=True)
 
 
 # Maps as files
