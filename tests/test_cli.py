@@ -13,6 +13,7 @@ from tiny_rasters import box, write, write_shapes
 
 import prsa
 from prsa.cli import main
+from prsa.figures.places import land_cover_map
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PendingDeprecationWarning")
 
@@ -192,3 +193,16 @@ def test_real_places_go_from_files_to_a_map(tmp_path, monkeypatch, name, sensors
     cover = check_map("map.tif", folder / sensors["ms"], model.classes, "m.safetensors", "a.nc")
     with rasterio.open("b.tif") as file:
         assert (file.read(1) == cover).all()
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_the_map_is_drawn_over_its_coordinates(scene, model, reference):
+    land = prsa.predict_map(prsa.load_model(model), prsa.open_scene(scene))
+    land = land if reference else land.drop_vars(["x", "y", "spatial_ref"])
+    figure = land_cover_map(land)
+    cover, sure = figure.axes[0], figure.axes[1]
+    assert cover.get_xlabel() == sure.get_xlabel() == f"x ({'metre' if reference else 'pixels'})"
+    image = cover.images[0]
+    assert (image.get_array() == land.values).all() and (sure.images[0].get_array() == land["confidence"].values).all()
+    assert image.get_extent() == ([700000, 700640, 5699360, 5700000] if reference else [-0.5, 63.5, 63.5, -0.5])
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"lake", "town", "wood"}

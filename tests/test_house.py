@@ -19,6 +19,7 @@ NEW = (
     "data.rasters",
     "data.labels",
     "data.windowed",
+    "figures.places",
     "mapping.windows",
     "mapping.sensors",
     "mapping.saved",

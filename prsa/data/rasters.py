@@ -171,9 +171,9 @@ def show(scene: xr.Dataset) -> str:
         lines += ["", "no labels: an area that can be mapped"]
     done = json.loads(scene.attrs.get("rasters", "{}"))
     if done:
-        lines += ["", f"on the grid of {done['grid']}:"]
-        lines += [f"  {name}: {_words(part)}" for name, part in done["modalities"].items()]
-        lines += [f"labels: {_words(done['labels'])}"] if "labels" in done else []
+        lines += ["", f"brought to the grid of {done['grid']}:"]
+        lines += [f"  {name}: {_placed(part)}" for name, part in done["modalities"].items()]
+        lines += [f"  labels: {_words(done['labels'])}"] if "labels" in done else []
     return "\n".join(lines)
 
 
@@ -191,6 +191,23 @@ def _crs(attrs: Mapping) -> str:
     except ValueError:  # rasterio's CRSError is one: a text of somebody else's
         return "a CRS that GDAL does not know"
     return f"EPSG:{code}" if (code := found.to_epsg()) else str(found.to_dict().get("proj", "a CRS of its own"))
+
+
+def _placed(report: Mapping) -> str:
+    """How a modality came to the grid; files that came in different ways one after another."""
+    if "each" in report:
+        each = zip(report["files"], report["each"])
+        return "; ".join(_placed(part | {"files": [file]}) for file, part in each)
+    column, row = report["begins_at"]
+    said = [f"{', '.join(report['files'])} ({report['crs']}) {report['how']}"]
+    if report["how"] != "as it is":
+        said.append(f"its first pixel at column {column:g}, row {row:g}")
+    if report["pixel_size"] != 1:
+        said.append(f"its pixels {report['pixel_size']:g} times as wide")
+    if report["overlap"] < 1:
+        said.append(f"it covers {report['overlap']:.2%}")
+    rest = {key: report[key] for key in ("bands_left_out", "assumed") if key in report}
+    return ", ".join([*said, *([_words(rest)] if rest else [])])
 
 
 def _words(report: Mapping) -> str:
