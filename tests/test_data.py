@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -736,6 +737,13 @@ def test_real_scenes_fulfil_the_contract(real_scene):
         values = real_scene[m].values
         assert values.dtype == np.float32 and not np.isinf(values).any() and not (values == -9999).any()
     assert len(class_names(real_scene)) == int(real_scene["label"].max())
+
+
+def test_the_code_of_the_data_readme_runs(tmp_path, monkeypatch):
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (files.DATA / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert split_scene(open_scene("mine.nc")).attrs["kind"] == "blocks"
 
 
 def test_import_without_torch():

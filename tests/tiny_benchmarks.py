@@ -115,8 +115,9 @@ def make(name: str, folder: Path, hdf5: bool = False, spoil: str = "", seed: int
             pairs[0][0] = np.argwhere(label == 0)[0]
         if spoil == "twice":
             pairs[1][0] = pairs[0][0]
-        keys = (member[f"{part}_index"].key for part in ("train", "test"))
-        content["train_index"] = dict(zip(keys, pairs)) | {f"{name}_all": np.argwhere(label >= 0)}
+        keys = [member[f"{part}_index"].key for part in ("train", "test")]
+        everywhere = {keys[0].replace("train", "all"): np.argwhere(label >= 0)}
+        content["train_index"] = dict(zip(keys, pairs)) | everywhere
     if spoil == "key":
         content["hsi"] = {"something_else": values["hsi"]}
 
