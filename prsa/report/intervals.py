@@ -75,16 +75,22 @@ def summarise(values: Values, bounds: tuple[float, float] = UNBOUNDED) -> Summar
     if not values:
         return Summary(np.nan, np.nan, np.nan, 0, 0, "nothing to compare")
     table = np.array([[values[scene, seed] for seed in seeds] for scene in scenes])  # (scene, seed)
-    lo = hi = np.nan
+    mean, lo, hi = float(table.mean()), np.nan, np.nan
     if len(scenes) >= FEWEST:
-        method = "bootstrap over scenes, then seeds"
-        lo, hi = np.percentile(_bootstrap(table, np.random.default_rng(0)), [2.5, 97.5])
+        method, rng = "bootstrap over scenes, then seeds", np.random.default_rng(0)
+        drawn = rng.integers(len(scenes), size=(DRAWS, len(scenes), 1))
+        inner = rng.integers(len(seeds), size=(DRAWS, *table.shape))
+        lo, hi = np.percentile(table[drawn, inner].mean((1, 2)), [2.5, 97.5])
     elif len(scenes) == 1 and len(seeds) >= FEWEST:
         method = "Student's t over seeds"
-        lo, hi = _student(table[0], bounds)
+        half = stats.t.ppf(0.975, table.size - 1) * table.std(ddof=1) / np.sqrt(table.size) * np.array([-1, 1])
+        if bounds == CORRELATION and abs(mean) < 1:
+            lo, hi = np.tanh(np.arctanh(mean) + half / (1 - mean**2))
+        else:
+            lo, hi = np.clip(mean + half, *bounds)
     else:
         method = "no interval: " + ("fewer than three seeds" if len(scenes) == 1 else "two scenes")
-    return Summary(float(table.mean()), float(lo), float(hi), len(scenes), len(seeds), method)
+    return Summary(mean, float(lo), float(hi), len(scenes), len(seeds), method)
 
 
 def difference(a: Values, b: Values) -> dict[tuple[str, int], float]:
@@ -96,22 +102,6 @@ def difference(a: Values, b: Values) -> dict[tuple[str, int], float]:
 def paired(a: Values, b: Values, bounds: tuple[float, float] = UNBOUNDED) -> Summary:
     """`summarise` of the `difference` a - b."""
     return summarise(difference(a, b), bounds)
-
-
-def _bootstrap(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Means (`DRAWS`,) of values (scene, seed): scenes drawn with replacement, then seeds within each drawn scene."""
-    scenes, seeds = table.shape
-    drawn = rng.integers(scenes, size=(DRAWS, scenes, 1))
-    inner = rng.integers(seeds, size=(DRAWS, scenes, seeds))
-    return table[drawn, inner].mean((1, 2))
-
-
-def _student(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    mean = values.mean()
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) * np.array([-1, 1])
-    if bounds == CORRELATION and abs(mean) < 1:
-        return np.tanh(np.arctanh(mean) + half / (1 - mean**2))
-    return np.clip(mean + half, *bounds)
 
 
 def critical_difference(n_methods: int, n_scenes: int, alpha: float = 0.05) -> float:

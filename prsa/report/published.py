@@ -1,6 +1,4 @@
-"""Numbers of the literature beside ours: only for the same scene, official split and modalities, and the reason where
-there are none.
-"""
+"""Numbers of the literature beside ours: only for the same scene, official split and modalities, or why not."""
 
 import re
 
@@ -15,30 +13,27 @@ PUBLISHED = files.ROOT / "results" / "reference" / "published.csv"  # numbers of
 
 def _comparable(scene: pd.Series, literature: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Rows of the literature with this scene's data set, official split and modalities, and why there are none."""
-    none, name = literature[:0], escaped(scene["scene"])
+    name, known = escaped(scene["scene"]), ", ".join(literature["dataset"].unique())
     rows = literature[literature["dataset"].str.lower().eq(scene["scene"].lower())]
     official = rows[rows["protocol"].str.startswith("standard") & rows["train_samples"].notna()]
     train, test = scene["train"] + scene["val"], scene["test"]  # validation pixels are held out of the official ones
     same = official[official["train_samples"].eq(train) & official["test_samples"].eq(test)]
     sensors = {part.split()[0].lower() for part in scene["modalities"].split(";")}
     found = same[same["modalities"].map(lambda text: set(text.lower().split("+")) == sensors).astype(bool)]
-    if scene["simulated"]:
-        return none, f"{name} is simulated: nobody else has published numbers for it."
-    if rows.empty:
-        known = ", ".join(literature["dataset"].unique())
-        return none, f"{name} is none of the data sets with published numbers ({known}); a crop is another scene."
-    if official.empty:
-        return (
-            none,
-            f"the published numbers of {name} are of random or unstated splits: ours are not compared with them.",
-        )
-    if same.empty or not scene["split"].startswith("fixed"):
-        counts = dict.fromkeys(zip(official["train_samples"], official["test_samples"]))
-        wanted = " or ".join(f"{a:.0f} training and {b:.0f}" for a, b in counts)
-        got = f"{train} (validation included) and {test} of the kind {scene['split']}"
-        return none, f"{name} has another split here: expected the official {wanted} test pixels, got {got}."
-    reason = f"no number published for the official split of {name} is of exactly {' + '.join(sorted(sensors))}."
-    return found, reason if found.empty else ""
+    counts = dict.fromkeys(zip(official["train_samples"], official["test_samples"]))
+    wanted = " or ".join(f"{a:.0f} training and {b:.0f}" for a, b in counts) + " test pixels"
+    got = f"{train} (validation included) and {test} of the kind {scene['split']}"
+    moved = same.empty or not scene["split"].startswith("fixed")
+    reasons = {
+        f"{name} is simulated: nobody else has published numbers for it.": scene["simulated"],
+        f"{name} is none of the data sets with published numbers ({known}); a crop is another scene.": rows.empty,
+        f"the published numbers of {name} are of random or unstated splits: ours may not be compared.": official.empty,
+        f"{name} has another split here: expected the official {wanted}, got {got}.": moved,
+        f"no number published for the official split of {name} is of exactly {' + '.join(sorted(sensors))}.": True,
+    }
+    return (
+        (found, "") if len(found) and not moved else (found[:0], next(text for text, holds in reasons.items() if holds))
+    )
 
 
 def published(accuracy: pd.DataFrame, datasets: pd.DataFrame, literature: pd.DataFrame) -> pd.DataFrame:
