@@ -740,7 +740,7 @@ def test_real_scenes_fulfil_the_contract(real_scene):
 
 
 def test_the_code_of_the_data_readme_runs(tmp_path, monkeypatch):
-    (code,) = re.findall(r"^```python\n(.*?)^```$", (files.DATA / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (files.ROOT / "data" / "README.md").read_text(encoding="utf-8"), re.S | re.M)
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     assert split_scene(open_scene("mine.nc")).attrs["kind"] == "blocks"
