@@ -651,7 +651,12 @@ def test_a_scene_keeps_its_place_and_says_what_was_done(tmp_path, two, polygons)
     ]
     assert [s["bands"] for s in facts["sensors"]] == [3, 2] and facts["unlabelled"] == 137
     text = show(again)
-    assert "EPSG:32718" in text and "brought to the grid of ms" in text and "areas.gpkg" in text and str(tmp_path) not in text
+    assert (
+        "EPSG:32718" in text
+        and "brought to the grid of ms" in text
+        and "areas.gpkg" in text
+        and str(tmp_path) not in text
+    )
     assert "no labels" in show(scene_from_rasters(two))
 
 
