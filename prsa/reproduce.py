@@ -21,6 +21,7 @@ from . import files
 from .errors import PrsaError
 from .study.execute import cores, run, workers
 from .study.plan import Plan
+from .study.status import MADE_OF, other_versions, status
 
 KERNEL = "prsa"  # registered by `make env` inside the environment
 _EVALUATION = tuple(f"sim-{kind}{seed}" for kind in ("sar", "lidar", "tri") for seed in ("", ":1", ":2"))
@@ -185,6 +186,8 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
             found = study.open(there)
             tables = report.write_all(found, study.scenes, study.splits, results / "tables")
             _only(tables, results / "tables")
+            made = json.dumps(sorted(study.path(spec).name for spec in there), indent=1)
+            files.write_text(made + "\n", results / "tables" / MADE_OF)
             figures.write_all(tables, found, results / "figures", study.scenes, study.splits)
             written[:] = there
             first.append((time.monotonic() - start) / 60)
@@ -194,6 +197,8 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
     with files.explained(results), files.held(results, _say):
         files.sweep(results)
         missing = study.missing(specs)
+        for line in other_versions(study.open(spec for spec in specs if spec not in set(missing))):
+            _say(line)
         _say(f"{len(specs)} runs ({', '.join(study.scenes)}; {seeds} seeds; preset {preset}), {jobs} at a time")
         run(study, specs, jobs, device, write)
         write()
@@ -234,11 +239,18 @@ def main(arguments: list[str] | None = None) -> int:
     add("--jobs", type=int, default=cores(), help="processes at a time (default: one per core)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--methods", nargs="+", help="methods to compare (default: those of the study)")
+    add("--status", action="store_true", help="say what is there, missing or stale; train and write nothing")
     try:
         given = parser.parse_args(arguments)
         scenes, seeds = DEFAULTS[given.preset]
         scenes = [name for text in given.scenes or scenes for name in listed(text)]
         seeds = seeds if given.seeds is None else given.seeds
+        if given.status:
+            from .report.text import COLUMNS
+
+            study = Plan(scenes, seeds, given.methods, given.preset)
+            print(*status(study, files.results(given.preset) / "tables", COLUMNS, given.jobs), sep="\n")
+            return 0
         reproduce(scenes, seeds, given.jobs, given.device, given.methods, given.preset)
     except PrsaError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,10 @@
 """The driver, and what it writes: real notebooks, kernels, processes, kills and disks that take no more; all tiny."""
 
 import errno
+import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from tiny import make_scene
 
 from prsa import PrsaError, files, reproduce, save_scene
+from prsa.study import runs
 
 
 def names(folder):
@@ -344,7 +347,7 @@ def drive(room, results, *arguments, **options):
 
 def tables(results):
     found = (results / "quick" / "tables").glob("[!.]*")
-    return {path.name: path.read_bytes() for path in found if path.suffix != ".txt"}
+    return {path.name: path.read_bytes() for path in found if path.suffix in (".csv", ".md", ".tex")}
 
 
 @pytest.fixture(scope="module")
@@ -372,6 +375,30 @@ def test_the_study_is_written_and_nothing_of_an_earlier_one_stays(undisturbed):
     assert {p.stem for p in (here / "figures").glob("*.png")} == {p.stem for p in (here / "figures").glob("*.pdf")}
     assert names(here / "report") == ["01_a.html", "02_b.html"] and len(names(here / "runs")) == 2
     assert "2 runs" in texts(here / "notebooks" / "01_a.ipynb"), "parameters arrive, the path is absolute"
+
+
+def test_the_status_says_what_is_there_missing_or_stale(room, undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    def asked(*arguments):
+        out, err = drive(room, tmp_path, "--status", *arguments).communicate()
+        return dict(line.split(maxsplit=1) for line in out.splitlines()), err
+
+    lines, err = asked()
+    assert lines["all"] == "2 runs are there" and lines["accuracy"] == lines["claims"] == "up to date", err
+    lines, _ = asked("--seeds", "3")
+    assert lines["accuracy"].startswith("4 of 6 runs are missing, about 0.") and lines["dial"] == "up to date"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, "nothing is written"
+    (path, _) = (tmp_path / "quick" / "runs").iterdir()
+    run = runs.load_run(path)
+    versions = json.dumps(json.loads(run.attrs["versions"]) | {"torch": "1.0"})
+    runs.save_run(run.assign_attrs(versions=versions), path)
+    (tmp_path / "quick" / "tables" / "ranking.csv").unlink()
+    (tmp_path / "quick" / "tables" / "runs.json").write_text(json.dumps([path.name]))
+    lines, _ = asked()
+    assert lines["1"].startswith("runs were trained with torch 1.0, now it is 2.")
+    assert lines["accuracy"] == "stale: 1 runs are not in it" and lines["ranking"] == "not written yet"
 
 
 def test_two_calls_at_once_and_again_give_the_same(room, undisturbed, tmp_path):

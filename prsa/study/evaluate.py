@@ -1,6 +1,5 @@
 """From a trained network and its history to a run dataset: counts, curves, prototypes, probes, features and the map."""
 
-import importlib.metadata
 import json
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..mapping import scene_features
 from ..network.prsanet import PRSANet
 from ..training.loop import SOURCES, TERMS, WATCHED
 from .degrade import degraded_counts
-from .runs import CLEAN, DIMS, PARTS, SCHEMA, assemble
+from .runs import CLEAN, DIMS, PARTS, SCHEMA, assemble, versions
 
 PROBE_TRAIN, PROBE_TEST = 3000, 20_000  # pixels used at most by probes and separability
 KEPT_FEATURES = 400  # test pixels whose features are stored for figures
@@ -117,7 +116,6 @@ def _run(model, scene, split, history, measured, heads, conditions, probed) -> x
         "condition": conditions,
     }
     n_train, n_val, n_test = part_counts(*_flat(scene, split), len(class_names(scene))).sum(1).tolist()
-    versions = {p: importlib.metadata.version(p) for p in ("torch", "numpy", "scikit-learn", "xarray")}
     attrs = {
         "schema": SCHEMA,
         "scene": scene.attrs["name"],
@@ -131,7 +129,7 @@ def _run(model, scene, split, history, measured, heads, conditions, probed) -> x
         "n_val": n_val,
         "n_test": n_test,
         **model.complexity(),
-        "versions": json.dumps(versions),
+        "versions": json.dumps(versions()),
         "probed": probed,
     }
     return assemble(curves | measured, coords, attrs)

@@ -4,9 +4,13 @@ A run is one (scene, method, seed) trained once. Its file is named after its ide
 seed and schema version; a finished run is never trained again and a damaged file counts as missing.
 """
 
+import ast
 import hashlib
+import importlib.metadata
 import io
 import json
+import platform
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +55,7 @@ ATTRS = (
     *("macs_pixel", "probed", "epoch_used", "seconds", "samples_per_s", "versions"),
 )
 PARTS = ("train", "val", "test")
+CODE_ROOMS = ("config", "metrics", "data", "network", "training", "comparators", "mapping", "study")
 
 # Names of ``condition``: CLEAN, "hsi noise 0.5" (modality, degradation, strength), "sar missing".
 CLEAN = "none"
@@ -76,6 +81,22 @@ def assemble(values: dict[str, np.ndarray], coords: dict[str, list], attrs: dict
         return DIMS[name], np.full([sizes.get(dim, 1) for dim in DIMS[name]], blank, dtype)
 
     return xr.Dataset({name: variable(name, dtype) for name, (dtype, _) in VARIABLES.items()}, coords, attrs)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What numbers depend on beside the settings: Python, packages, and our own code without its comments."""
+    found = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scikit-learn", "xarray")}
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(
+        path for room in CODE_ROOMS for path in [*package.glob(f"{room}.py"), *package.glob(f"{room}/*.py")]
+    ):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
+    return {"python": platform.python_version(), **found, "code": digest.hexdigest()[:12]}
 
 
 def run_id(config_json: str, method: str, seed: int, scene_hash: str, split_hash: str) -> str:
