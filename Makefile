@@ -44,7 +44,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help env quick reproduce test lab data format lint bench tune research reference campaign machines clean
+.PHONY: help env quick reproduce status test lab data format lint bench tune research reference campaign machines clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -52,6 +52,7 @@ help:
 	@echo "make env        install everything into $(ENV) (mamba, conda or venv), once"
 	@echo "make quick      the study in small: one simulated scene, minutes; into results/quick"
 	@echo "make reproduce  the whole study: every run, table, figure and notebook; into results"
+	@echo "make status     runs and tables of the whole study: there, missing (with the time they take) or stale"
 	@echo "make test       unit tests, then every notebook with its defaults"
 	@echo "make lab        open your own copy of the notebooks (work/) in JupyterLab; PORT=8888 chooses the port"
 	@echo "make data       download and check public scenes, e.g. SCENES=\"houston2013 augsburg\""
@@ -65,7 +66,7 @@ help:
 	@echo "make machines   the same runs with other thread counts and instruction sets; results/machines.csv"
 	@echo "make clean      remove $(ENV), results/quick and caches; finished runs of the full study stay"
 	@echo
-	@echo "Variables of quick and reproduce (default):"
+	@echo "Variables of quick, reproduce and status (default):"
 	@echo "  SCENES   names or .nc files, space separated (three embedded scenes of each kind; quick: sim-sar)"
 	@echo "  SEEDS    runs per scene and method (3; quick: 2)"
 	@echo "  JOBS     processes at a time (one per core)"
@@ -104,6 +105,9 @@ quick: $(STAMP)
 
 reproduce: $(STAMP)
 	@$(STUDY) --preset full
+
+status: $(STAMP)
+	@$(STUDY) --preset full --status
 
 # Two calls: nbval in one process with the unit tests scatters cells. Results go to a folder of their own, so that a test
 # neither uses nor changes the user's.

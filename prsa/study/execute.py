@@ -20,7 +20,7 @@ from ..config import METHODS
 from ..data.simulate import is_dial
 from ..errors import PrsaError
 from . import runs
-from .plan import Plan, RunSpec, Source, plan_of
+from .plan import Plan, RunSpec, Source
 from .progress import bar
 
 _opened = lru_cache(maxsize=2)(Source)  # in a worker: large scenes must not pile up
@@ -155,8 +155,3 @@ def run(
             "memory is short."
         ) from error
     return [where[spec] for spec in specs]
-
-
-def run_grid(specs, jobs=None, device="auto", on_round=None) -> list[Path]:
-    """`run` without a plan."""
-    return run(plan_of(specs), specs, jobs, device, on_round)

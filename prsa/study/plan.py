@@ -204,18 +204,3 @@ def scene_and_split(source: str, preset: str = "full") -> tuple[xr.Dataset, xr.D
     """A scene and the split that all its runs share."""
     opened = Source(_absolute(source))
     return opened.scene, opened.split(opened.config(RunSpec(opened.source, "concat", 0, preset)))
-
-
-def run_path(spec: RunSpec) -> Path:
-    """Where the run of this spec is, or will be, stored."""
-    return Source(spec.scene).path(spec)
-
-
-def plan_of(specs: list[RunSpec]) -> Plan:
-    """A plan whose scenes are those of these specs."""
-    return Plan([spec.scene for spec in specs], 1, [], specs[0].preset)
-
-
-def open_runs(specs: list[RunSpec]) -> list[xr.Dataset]:
-    """The finished runs of these specs, see `Plan.open`."""
-    return plan_of(specs).open(specs) if specs else []
