@@ -19,7 +19,6 @@ import numpy as np
 import pyogrio
 import shapely
 from affine import Affine
-from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
@@ -29,6 +28,7 @@ from .scene import MOST
 from .windowed import ArrayLayer, Grid, Layer, Placed, open_array
 
 SPLITS = {"train": 1, "training": 1, "1": 1, "test": 2, "testing": 2, "2": 2, "val": 3, "validation": 3, "3": 3}
+BROKEN = (RuntimeError, ValueError, shapely.errors.GEOSException)  # a damaged file, or one of another kind
 PARTS = {shapely.GeometryType.POLYGON: "polygon", shapely.GeometryType.POINT: "point"}
 
 Classes = Mapping | Sequence[str] | str | os.PathLike
@@ -214,10 +214,10 @@ def _open_vector(path) -> tuple[list[str], list, np.ndarray, str | None] | None:
 
     ``file.gpkg|layername=name``, as QGIS writes it, names one of several layers.
     """
-    text, _, layer = str(Path(path).expanduser()).partition("|layername=")
+    text, _, layer = os.path.expanduser(path).partition("|layername=")
     try:
         layers = {str(name): kind for name, kind in pyogrio.list_layers(text) if kind}
-    except DataSourceError:
+    except BROKEN:
         return None
     if not layers:
         return None
@@ -229,7 +229,7 @@ def _open_vector(path) -> tuple[list[str], list, np.ndarray, str | None] | None:
     try:
         meta, _, wkb, values = pyogrio.raw.read(text, layer=layer or next(iter(layers)), force_2d=True)
         return list(meta["fields"]), values, shapely.from_wkb(wkb, on_invalid="ignore"), meta["crs"]
-    except (DataLayerError, DataSourceError, shapely.errors.GEOSException) as error:
+    except BROKEN as error:
         raise PrsaError(
             f"{path}: expected a vector file that GDAL reads, got: {str(error)[:300]}. Likely causes: an incomplete "
             "copy (a Shapefile is several files of one name), or a broken geometry. Fix: copy it again, or export it "
@@ -401,7 +401,7 @@ def _burn(
         if count:
             report[name] = count
     if pairs:
-        report["overlaps_left_unlabelled"] = dict(pairs)
+        report["overlaps_left_unlabelled"] = dict(pairs.most_common(20))
     return number[owner], firsts - 1
 
 

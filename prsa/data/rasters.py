@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from rasterio.crs import CRS
 
+from ..errors import PrsaError
 from . import grid as place
 from .labels import Classes, read_labels
 from .scene import check_scene, class_names, modalities
@@ -48,6 +49,7 @@ def scene_from_rasters(
     Raises `PrsaError` for files that cannot be read or placed, and for a scene that breaks the contract. Source: ours.
     """
     with open_windowed(rasters, grid) as opened:
+        _check_memory(opened)
         everything = slice(0, opened.shape[0]), slice(0, opened.shape[1])
         data = {name: ((f"{name}_band", "y", "x"), opened.read(name, *everything)) for name in opened.layers}
         scene = xr.Dataset(data, _coordinates(opened))
@@ -70,6 +72,18 @@ def scene_from_rasters(
     for text in (*undeclared, *facts["warnings"]):
         warnings.warn(text, stacklevel=2)
     return scene.assign_attrs(summary=json.dumps(facts, ensure_ascii=False))
+
+
+def _check_memory(opened: Windowed) -> None:
+    pixels = opened.shape[0] * opened.shape[1]
+    needed = 4 * pixels * sum(n for name, n in opened.sizes.items() if name.endswith("_band"))
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else np.inf
+    if needed > 0.8 * there:
+        raise PrsaError(
+            f"a scene of {opened.shape[0]} x {opened.shape[1]} pixels takes {needed / 2**30:.1f} GB, this machine has "
+            f"{there / 2**30:.1f} GB. Fix: cut the rasters to the area of the labels, e.g. gdal_translate -projwin, "
+            "and train on that; a saved model maps the large rasters window by window (prsa map --modality)."
+        )
 
 
 def _coordinates(opened: Windowed) -> dict:
