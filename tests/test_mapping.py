@@ -181,6 +181,15 @@ def test_wavelengths_of_the_same_sensor_elsewhere_are_taken(kept):
     xr.testing.assert_equal(predict_map(model, _shift(scene, 3)).variable, predict_map(model, scene).variable)
 
 
+@pytest.mark.parametrize("factor", [1e-4, 1, 1e4])
+def test_values_in_another_unit_are_a_warning(factor, kept):
+    scene = kept[0].assign(hsi=kept[0]["hsi"] * factor)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        predict_map(kept[3], scene)
+    assert [str(w.message)[:4] for w in found if "another unit" in str(w.message)] == ["hsi:"] * (factor != 1)
+
+
 # Models as files
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from ..data.scene import check_scene
 from ..network.prsanet import PRSANet
 from .passes import TILE, tile_logits
-from .sensors import check_sensors
+from .sensors import Values, check_sensors
 from .windows import Block, SceneSource, Source, blocks, pieces
 
 
@@ -80,14 +80,17 @@ def _by_pixels(model, halo: int) -> Callable[[Block, Part], list[Future]]:
 def map_parts(model, source: Source, probabilities: bool = False, tile: int = TILE) -> Iterator[Part]:
     """Yield the map of a source part by part, row by row; the next block is read while this one is computed.
 
-    Memory follows the block, not the scene. Raises `PrsaError` for other sensors than the model's.
+    Memory follows the block, not the scene. Raises `PrsaError` for other sensors than the model's, and warns of values
+    in another unit.
     """
     check_sensors(model, source)
+    values = Values(model)
     halo, ours, before = max(model.sides.values()) // 2, isinstance(model, PRSANet), None
     with _tile_threads(model) if ours else contextlib.nullcontext() as pool:
         start = _by_tiles(model, pool, tile) if ours else _by_pixels(model, halo)
         for block in chain(blocks(source, model.modalities, halo), [None]):
             if block:
+                values.look(block)
                 part = Part(block.rows, block.cols, len(model.classes), probabilities)
                 now = part, start(block, part)
             if before:
@@ -95,6 +98,7 @@ def map_parts(model, source: Source, probabilities: bool = False, tile: int = TI
                     done.result()  # raises what a tile raised
                 yield before[0]
             before = now
+    values.warn()
 
 
 def predict_map(model, scene: xr.Dataset, probabilities: bool = False, tile: int = TILE) -> xr.DataArray | xr.Dataset:

@@ -1,9 +1,15 @@
-"""Whether a scene comes from the sensors that a model learnt from, band by band."""
+"""Whether a scene comes from the sensors that a model learnt from, band by band, and in the same unit."""
+
+import math
+import warnings
 
 import numpy as np
 
 from ..errors import PrsaError
-from .windows import Source
+from .windows import Block, Source
+
+SAMPLE, FEW = 4096, 100  # pixels of a block whose values are looked at, and how many say something
+FAR, FLAT = 30, 0.05  # training deviations: values farther away, or all of them nearer together, are in another unit
 
 
 def check_sensors(model, source: Source) -> None:
@@ -53,3 +59,36 @@ def _refuse_order(m: str, order: list[int], found: str, wanted: str) -> None:
         f"Fix: scene = scene.isel({m}_band={order if len(order) <= 40 else 'their order'}); of rasters: rio stack "
         f"--bidx {','.join(str(i + 1) for i in order) if len(order) <= 40 else '...'}."
     )
+
+
+class Values:
+    """The values that a map is made from, followed block by block: are they in the unit that the model learnt?"""
+
+    def __init__(self, model):
+        known = getattr(model, "card", {"modalities": {}})["modalities"]
+        self.known = {m: np.array([told["mean"], told["std"]]) for m, told in known.items() if "mean" in told}
+        self.seen: dict[str, list] = {m: [] for m in self.known}
+
+    def look(self, block: Block) -> None:
+        """Take some pixels of a block into account."""
+        for m, (mean, std) in self.known.items():
+            step = max(1, math.isqrt(block.values[m][0].size // SAMPLE))
+            sample = block.values[m][:, ::step, ::step].reshape(len(mean), -1)
+            sample = (sample[:, np.isfinite(sample).all(0)].T - mean) / std  # (pixels, bands), in training deviations
+            if len(sample) >= FEW:
+                self.seen[m].append([sample.min(0), np.median(sample, 0), sample.max(0)])
+
+    def warn(self) -> None:
+        """Warn of a modality whose values are far from those of the training pixels, or all nearly one value."""
+        for m, seen in self.seen.items():
+            if not seen:
+                continue
+            low, middle, high = (take(part, 0) for take, part in zip((np.min, np.median, np.max), zip(*seen)))
+            away, spread = np.median(np.abs(middle)), np.median(high - low)
+            if away > FAR or (spread < FLAT and len(low) > 1):  # a single band may be flat: the height of a plain
+                warnings.warn(
+                    f"{m}: values lie {away:.2g} standard deviations from those the model was trained on, and spread "
+                    f"over {spread:.2g}. Likely cause: another unit (reflectance 0 to 1 or 0 to 10,000, decibels or "
+                    f"power); then the map is of no use. Check: model.card['modalities'][{m!r}]['mean'].",
+                    stacklevel=3,
+                )
