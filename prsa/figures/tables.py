@@ -53,7 +53,7 @@ def _by_family(parts: dict, columns: tuple, words: str, **options) -> Figure:
 @styled
 def accuracy_rankings(table: pd.DataFrame) -> Figure:
     """Overall accuracy of every method, best on top, a panel per scene, from the accuracy table."""
-    table = table.assign(lo=table["oa_mean"] - table["oa_sd"], hi=table["oa_mean"] + table["oa_sd"])
+    table = table.assign(lo=table["oa_mean"] - table["oa_sd"], hi=(table["oa_mean"] + table["oa_sd"]).clip(upper=100))
     parts = {}
     for name, part in _parts(table, "scene").items():
         title = f"{name} (simulated)" if part["simulated"].iloc[0] else name
@@ -356,18 +356,18 @@ def warning(
     for i, (kind, of) in enumerate(looks.items()):
         row = table[table["split_kind"].eq(kind)].iloc[0]
         mean, sd = row["oa_all_mean"], row["oa_all_sd"]
-        points(left, [i], [mean], [mean - sd], [mean + sd], of)
+        points(left, [i], [mean], [mean - sd], [min(mean + sd, 100)], of)
         left.annotate(
             f"{mean:.1f}\n({100 * row['share_overlap']:.3g} % leak)", (i + 0.12, mean), fontsize=7, va="center"
         )
         part = distances[distances["split_kind"].eq(kind)]
         mean, sd = part["oa_mean"], part["oa_sd"]
-        points(right, part["nearest"], mean, mean - sd, mean + sd, of)
+        points(right, part["nearest"], mean, mean - sd, np.minimum(mean + sd, 100), of)
     left.set_xticks(range(len(looks)), [kind.replace(" ", "\n") for kind in looks])
     left.set(xlim=(-0.3, len(looks) - 0.1), ylabel="test OA (points)", title="all test pixels")
     right.axvspan(0.8, distances["radius"].iloc[0] + 0.5, color="#999999", alpha=0.2, linewidth=0)
     right.set_xscale("log", base=2)
     right.xaxis.set_major_formatter("{x:g}")
     right.set(xlabel="distance to nearest training pixel", title="by distance")
-    legend_below(figure, looks)
+    legend_below(figure, looks, "bars: sd over seeds; grey: the test window holds training pixels")
     return figure
