@@ -362,7 +362,7 @@ def warning(
         )
         part = distances[distances["split_kind"].eq(kind)]
         mean, sd = part["oa_mean"], part["oa_sd"]
-        points(right, part["nearest"], mean, mean - sd, np.minimum(mean + sd, 100), of)
+        points(right, part["nearest"], mean, mean - sd, (mean + sd).clip(upper=100), of)
     left.set_xticks(range(len(looks)), [kind.replace(" ", "\n") for kind in looks])
     left.set(xlim=(-0.3, len(looks) - 0.1), ylabel="test OA (points)", title="all test pixels")
     right.axvspan(0.8, distances["radius"].iloc[0] + 0.5, color="#999999", alpha=0.2, linewidth=0)
