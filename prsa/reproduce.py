@@ -7,6 +7,7 @@ works in a results folder: a second one waits, then finds the runs of the first.
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -23,6 +24,11 @@ from .study.execute import cores, run, workers
 from .study.plan import Plan
 from .study.status import MADE_OF, other_versions, status
 
+# Opening brackets that become text: of Markdown all, of HTML those of tags that tables and data sets are not made of.
+_PLAIN = "b|br|caption|code|dd|div|dl|dt|em|i|input|label|li|p|path|pre|span|strong|style|svg|symbol|t[rdh]|table|use"
+_PLAIN += "|thead|tbody|tfoot|title|ul|defs|h[1-6]"
+UNSAFE = {"text/markdown": re.compile("<")}
+UNSAFE["text/html"] = re.compile(rf"<(?!/?({_PLAIN})\b[^<]*>)|<(?=[^>]*\son\w+\s*=)", re.IGNORECASE)
 KERNEL = "prsa"  # registered by `make env` inside the environment
 _EVALUATION = tuple(f"sim-{kind}{seed}" for kind in ("sar", "lidar", "tri") for seed in ("", ":1", ":2"))
 DEFAULTS = {"full": (_EVALUATION, 3), "quick": (("sim-sar",), 2)}  # preset: scenes, seeds
@@ -90,14 +96,15 @@ def run_notebook(path: Path, out: Path, parameters: dict, kernel: str = KERNEL) 
 
 
 def to_html(notebook: Path, out: Path) -> Path:
-    """Write an executed notebook as one HTML file, figures included. Names in Markdown outputs are text, never HTML."""
+    """Write an executed notebook as one HTML file, figures included; names in its outputs are text and run nothing."""
     import nbformat
     from nbconvert import HTMLExporter
 
     nb = nbformat.read(notebook, as_version=4)
     for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
-        if "text/markdown" in output.get("data", {}):
-            output.data["text/markdown"] = output.data["text/markdown"].replace("<", "&lt;")
+        for kind, unsafe in UNSAFE.items():
+            if kind in output.get("data", {}):
+                output.data[kind] = unsafe.sub("&lt;", output.data[kind])
     return files.write_text(HTMLExporter(embed_images=True).from_notebook_node(nb)[0], out)
 
 
@@ -175,6 +182,8 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
     study = Plan(scenes, seeds, methods, preset)
     specs = list(dict.fromkeys(study.specs + study.dial))
     notebooks = sorted(files.NOTEBOOKS.glob("[0-9A][0-9]_*.ipynb"))  # A: appendices
+    for notebook in notebooks:
+        declared(notebook)  # what is no notebook is told now, not after the training
     results, first, written = files.results(preset), [], []  # minutes until the first table, runs of the last ones
 
     def write(seed: int | None = None) -> None:

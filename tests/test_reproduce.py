@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -241,7 +242,9 @@ def test_a_kernel_that_dies_or_is_missing_is_an_error_without_output(tmp_path):
 def test_notebooks_get_what_they_declare_and_one_failure_stops_no_other(tmp_path):
     show = "import os\nprint('seeds', seeds, os.environ['OMP_NUM_THREADS'])"
     markdown = "from IPython.display import Markdown\nMarkdown('**<script>alert(1)</script>** & *roof*')"
-    good = notebook(tmp_path / "01_good.ipynb", show, markdown, parameters="seeds = 1")
+    bad_names = "['<script>alert(2)</script>', '<img src=x onerror=alert(3)>', '<p onclick=alert(4)>', 'a < b']"
+    styled = f"import pandas as pd\npd.DataFrame({{'class': {bad_names}}}).style"  # which does not escape
+    good = notebook(tmp_path / "01_good.ipynb", show, markdown, styled, parameters="seeds = 1")
     bad = notebook(tmp_path / "02_bad.ipynb", "1 / 0", parameters="jobs = 1")
     last = notebook(tmp_path / "03_last.ipynb", "print('last')", parameters="")
     said, results = [], tmp_path / "results"
@@ -251,7 +254,8 @@ def test_notebooks_get_what_they_declare_and_one_failure_stops_no_other(tmp_path
     assert names(results / "report") == ["01_good.html", "03_last.html"]
     assert f"seeds 7 {max(1, reproduce.cores() // 2)}" in texts(results / "notebooks" / "01_good.ipynb")
     page = (results / "report" / "01_good.html").read_text()
-    assert "seeds 7" in page and "<em>roof</em>" in page and "<script>alert" not in page, "a name is no HTML"
+    assert "seeds 7" in page and "<em>roof</em>" in page and "a &lt; b" in page and "<table" in page and "<td" in page
+    assert not re.search(r"<script>\s*alert|<img src=.x|<[^>]*on(click|error)=", page), "a name is no HTML"
     assert [line.split(" after")[0] for line in sorted(said)][::2] == ["  01_good.ipynb: done", "  03_last.ipynb: done"]
     assert "02_bad.ipynb failed in cell 3" in sorted(said)[1] and "ZeroDivisionError" in sorted(said)[1]
 
