@@ -185,9 +185,10 @@ def test_no_data_has_many_spellings(tmp_path, two, spelling):
     assert summary(scene)["sensors"][0]["no_data"] == round(8 / 192, 6)
 
 
-def test_scale_and_offset_are_applied_after_no_data(tmp_path):
+@pytest.mark.parametrize("nodata", [-9999, None])
+def test_scale_and_offset_are_applied_after_no_data(tmp_path, nodata):
     values = np.array([[-9999, 100], [200, 300]], np.int16)
-    path = write(tmp_path / "a.tif", values, nodata=-9999)
+    path = write(tmp_path / "a.tif", values, nodata=nodata)
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = (0.01,), (5.0,)
     np.testing.assert_allclose(only(path)[0], [[np.nan, 6], [7, 8]])

@@ -25,7 +25,7 @@ from rasterio.features import rasterize
 
 from ..errors import PrsaError
 from .scene import MOST
-from .windowed import ArrayLayer, Grid, Layer, Placed, open_array
+from .windowed import ArrayLayer, Grid, Layer, Placed, crs_name, open_array, short
 
 SPLITS = {"train": 1, "training": 1, "1": 1, "test": 2, "testing": 2, "2": 2, "val": 3, "validation": 3, "3": 3}
 BROKEN = (RuntimeError, ValueError, shapely.errors.GEOSException)  # a damaged file, or one of another kind
@@ -64,7 +64,8 @@ def read_labels(
         layer = open_array(path, grid, "float64") or Layer(path, "float64", "raster or vector file")
         if column is not None:
             raise PrsaError(
-                f"{path}: expected polygons, as column={column!r} is given, got a raster. Fix: leave the column out."
+                f"{short(path)}: expected polygons, as column={column!r} is given, got a raster. Fix: leave the "
+                "column out."
             )
         return _from_raster(path, layer, grid, names)
     return _from_polygons(str(path), *vector, grid, column, names)
@@ -88,7 +89,8 @@ def _named(classes: Classes) -> dict[str, str]:
             classes = json.loads(text) if path.suffix.lower() == ".json" else _csv(text)
         except (OSError, UnicodeDecodeError, ValueError) as error:
             raise PrsaError(
-                f"classes: expected a JSON or CSV file of values and names at {path}, got {type(error).__name__}: "
+                f"classes: expected a JSON or CSV file of values and names at {short(path)}, got "
+                f"{type(error).__name__}: "
                 f'{str(error)[:200]}. Fix: {{"1": "water", "2": "trees"}} as .json, or lines like 1,water as .csv, in '
                 "UTF-8."
             ) from error
@@ -121,16 +123,16 @@ def _classes(keys: Counter, names: dict[str, str] | None, source: str) -> tuple[
     strange = sorted(set(keys) - set(names))
     if strange:
         raise PrsaError(
-            f"{source}: expected values that classes names, got {', '.join(strange[:12])} as well. It names "
-            f"{', '.join(list(names)[:12])}. Fix: name them; to leave one unlabelled, give it an empty name: "
-            f"{{{strange[0]!r}: ''}}."
+            f"{source}: expected values that classes names, got {', '.join(strange)[:150]} as well. It names "
+            f"{', '.join(names)[:150]}. Fix: name them; to leave one unlabelled, give it an empty name: "
+            f"{{{strange[0][:60]!r}: ''}}."
         )
     found = list(dict.fromkeys(name for value, name in names.items() if name and keys.get(value)))
     if not found:
         raise PrsaError(f"{source}: expected labels of some class, got none. Check the file and the names in classes.")
     if len(found) > MOST:
         raise PrsaError(
-            f"{source}: expected at most {MOST} classes, got {len(found)}, first {', '.join(found[:5])}. Likely "
+            f"{source}: expected at most {MOST} classes, got {len(found)}, first {', '.join(found)[:150]}. Likely "
             "causes: a column of identifiers, or a raster of measurements. Fix: name the column of the class, or "
             "join classes."
         )
@@ -157,7 +159,7 @@ def _is_number(text: str) -> bool:
 def _from_raster(path, layer: Layer | ArrayLayer, grid: Grid, names: dict[str, str] | None) -> Labels:
     if len(layer.bands) != 1:
         raise PrsaError(
-            f"{path}: expected one band of class numbers, got {len(layer.bands)}. Fix: write the labels alone."
+            f"{short(path)}: expected one band of class numbers, got {len(layer.bands)}. Fix: write the labels alone."
         )
     placed = Placed(layer, grid, labels=True)
     values = placed.read(slice(0, grid.height), slice(0, grid.width))[0]
@@ -166,8 +168,8 @@ def _from_raster(path, layer: Layer | ArrayLayer, grid: Grid, names: dict[str, s
     if (unique[finite] % 1).any():
         odd = unique[finite][unique[finite] % 1 != 0][0]
         raise PrsaError(
-            f"{path}: expected whole class numbers, got {odd:g}. Likely causes: a raster of measurements, or labels "
-            "that were resampled by averaging. Fix: name the raster of class numbers, resampled with nearest."
+            f"{short(path)}: expected whole class numbers, got {odd:g}. Likely causes: a raster of measurements, or "
+            "labels that were resampled by averaging. Fix: name the raster of class numbers, resampled with nearest."
         )
     report = dict(placed.report)
     categories = None if names else _categories(layer)
@@ -182,7 +184,7 @@ def _from_raster(path, layer: Layer | ArrayLayer, grid: Grid, names: dict[str, s
         report["taken_as_unlabelled"] = sorted(silent, key=float)
     if keys.get("0") and "0" not in silent and not names:
         report["note"] = f"0 is a class, as the no-data value is {_key(nodata)}"
-    code, found, extra = _classes(Counter({k: n for k, n in keys.items() if k not in silent}), names, str(path))
+    code, found, extra = _classes(Counter({k: n for k, n in keys.items() if k not in silent}), names, short(path))
     lookup = np.array([code.get(_key(v), 0) for v in unique], np.int16)
     return Labels(lookup[index].reshape(values.shape), found, report=report | extra)
 
@@ -223,7 +225,7 @@ def _open_vector(path) -> tuple[list[str], list, np.ndarray, str | None] | None:
         return None
     if layer not in layers and (layer or len(layers) > 1):
         raise PrsaError(
-            f"{path}: expected one layer of polygons, the file has {', '.join(layers)}. "
+            f"{short(path)}: expected one layer of polygons, the file has {', '.join(layers)[:200]}. "
             f"Fix: labels='{Path(text).name}|layername={next(iter(layers))}'."
         )
     try:
@@ -231,9 +233,9 @@ def _open_vector(path) -> tuple[list[str], list, np.ndarray, str | None] | None:
         return list(meta["fields"]), values, shapely.from_wkb(wkb, on_invalid="ignore"), meta["crs"]
     except BROKEN as error:
         raise PrsaError(
-            f"{path}: expected a vector file that GDAL reads, got: {str(error)[:300]}. Likely causes: an incomplete "
-            "copy (a Shapefile is several files of one name), or a broken geometry. Fix: copy it again, or export it "
-            "anew from the GIS."
+            f"{short(path)}: expected a vector file that GDAL reads, got: {str(error)[:200]}. Likely causes: an "
+            "incomplete copy (a Shapefile is several files of one name), or a broken geometry. Fix: copy it again, "
+            "or export it anew from the GIS."
         ) from error
 
 
@@ -244,8 +246,8 @@ def _column(path: str, fields: list[str], values: list, column: str | None) -> l
         column = likely[0] if len(likely) == 1 else fields[0] if len(fields) == 1 else None
     if column not in fields:
         raise PrsaError(
-            f"{path}: expected the column of the class, got column={column!r}. The file has "
-            f"{', '.join(fields) or 'no columns at all'}. Fix: name one of them (a Shapefile cuts names after 10 "
+            f"{short(path)}: expected the column of the class, got column={column!r}. The file has "
+            f"{', '.join(fields)[:300] or 'no columns at all'}. Fix: name one of them (a Shapefile cuts names after 10 "
             "letters)."
         )
     return values[fields.index(column)]
@@ -255,23 +257,25 @@ def _from_polygons(
     path: str, fields: list[str], values: list, shapes: np.ndarray, crs: str | None, grid: Grid, column, names
 ) -> Labels:
     if not len(shapes):
-        raise PrsaError(f"{path}: expected polygons, got no feature at all. Fix: save the layer with its polygons.")
+        raise PrsaError(
+            f"{short(path)}: expected polygons, got no feature at all. Fix: save the layer with its polygons."
+        )
     keys = [_key(value) for value in _column(path, fields, values, column)]
     splits = _splits(path, fields, values, len(keys))
-    report = {"file": Path(path).name, "crs": crs or "none", "features": len(keys)}
+    report = {"file": Path(path).name, "features": len(keys)}
     owners, parts = _parts(path, shapes, report)
     parts = _to_pixels(path, parts, crs, grid, report)
     nameless = [i for i in owners if not keys[i]]
     if nameless:
         report["without_a_class"] = len(set(nameless))
-    code, found, extra = _classes(Counter(k for k in keys if k), names, path)
+    code, found, extra = _classes(Counter(k for k in keys if k), names, short(path))
     units = [(code[keys[i]], splits[i] if splits else 0) if keys[i] else (0, 0) for i in owners]
     owner, firsts = _burn(parts, units, grid, report, found)
     if not owner.any():
         raise PrsaError(
-            f"{path}: expected polygons on the grid, {grid.describe()}, got all {len(parts)} outside of it or without "
-            f"a pixel centre. Likely causes: another place, a wrong CRS ({crs or 'none stated'}), x and y exchanged. "
-            "Check: open both in a GIS. Fix: name the right file, or set its right CRS."
+            f"{short(path)}: expected polygons on the grid, {grid.describe()}, got all {len(parts)} outside of it or "
+            f"without a pixel centre. Likely causes: another place, a wrong CRS ({crs or 'none stated'}), x and y "
+            "exchanged. Check: open both in a GIS. Fix: name the right file, or set its right CRS."
         )
     lookup = np.array([(0, 0), *(units[part] for part in firsts)], np.int16)
     label, split = lookup[owner, 0], lookup[owner, 1]
@@ -301,8 +305,8 @@ def _splits(path: str, fields: list[str], values: list, n: int) -> list[int] | N
     strange = sorted({word for word in words if word and word not in SPLITS})
     if strange:
         raise PrsaError(
-            f"{path}: expected train, test, validation or nothing in the column {name!r}, got "
-            f"{', '.join(strange[:8])}. Fix: use these words, or rename the column if it says something else."
+            f"{short(path)}: expected train, test, validation or nothing in the column {name!r}, got "
+            f"{', '.join(strange)[:150]}. Fix: use these words, or rename the column if it says something else."
         )
     return [SPLITS.get(word, 0) for word in words] if any(words) else None
 
@@ -312,7 +316,7 @@ def _parts(path: str, shapes: np.ndarray, report: dict) -> tuple[list[int], np.n
     empty = shapely.is_missing(shapes) | shapely.is_empty(shapes)
     if empty.all():
         raise PrsaError(
-            f"{path}: expected polygons, got only empty geometries. "
+            f"{short(path)}: expected polygons, got only empty geometries. "
             "Fix: save the layer with its polygons (in QGIS: finish editing, then export)."
         )
     broken = np.flatnonzero(~empty & ~shapely.is_valid(shapes))
@@ -330,7 +334,7 @@ def _parts(path: str, shapes: np.ndarray, report: dict) -> tuple[list[int], np.n
     wrong = {kind: n for kind, n in kinds.items() if kind not in PARTS.values()}
     if wrong:
         raise PrsaError(
-            f"{path}: expected polygons or points, got "
+            f"{short(path)}: expected polygons or points, got "
             f"{', '.join(f'{n} of type {kind}' for kind, n in wrong.items())}. Lines have no pixels of their own. "
             "Fix: save only the polygons, or turn lines into polygons (in QGIS: Buffer)."
         )
@@ -348,11 +352,12 @@ def _to_pixels(path: str, parts: np.ndarray, crs: str | None, grid: Grid, report
         known = CRS.from_user_input(crs) if crs else None
     except CRSError as error:
         raise PrsaError(
-            f"{path}: expected a CRS that GDAL knows, got {crs[:80]}. Fix: save it with another CRS."
+            f"{short(path)}: expected a CRS that GDAL knows, got {crs[:80]}. Fix: save it with another CRS."
         ) from error
+    report["crs"] = crs_name(known)
     if known and grid.crs is None:
         raise PrsaError(
-            f"{path}: expected polygons without a CRS, as the rasters have none, got {crs[:80]}. Fix: write the "
+            f"{short(path)}: expected polygons without a CRS, as the rasters have none, got {crs[:80]}. Fix: write the "
             "rasters' CRS into the file of the grid: rio edit-info --crs EPSG:<code> <file>"
         )
     if known is None and grid.crs is not None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from ..errors import PrsaError
 from . import grid as place
 from .labels import Classes, read_labels
 from .scene import check_scene, class_names, modalities
-from .windowed import Windowed, open_windowed
+from .windowed import Windowed, crs_name, open_windowed
 
 __all__ = ["open_windowed", "scene_from_rasters", "show", "summary"]
 
@@ -196,15 +197,11 @@ def _where(scene: xr.Dataset) -> str:
         return ", without coordinates"
     size = " x ".join(f"{abs(float(scene[a][1] - scene[a][0])):.6g}" for a in ("x", "y") if scene.sizes[a] > 1)
     name = place.crs_name(scene)
-    return f" of {size} ({_crs(scene[name].attrs) if name else 'no CRS'})"
-
-
-def _crs(attrs: Mapping) -> str:
+    wkt = scene[name].attrs.get("crs_wkt") or scene[name].attrs.get("spatial_ref", "") if name else ""
     try:
-        found = CRS.from_user_input(attrs.get("crs_wkt") or attrs.get("spatial_ref", ""))
-    except ValueError:  # rasterio's CRSError is one: a text of somebody else's
-        return "a CRS that GDAL does not know"
-    return f"EPSG:{code}" if (code := found.to_epsg()) else str(found.to_dict().get("proj", "a CRS of its own"))
+        return f" of {size} ({crs_name(CRS.from_user_input(wkt) if wkt else None)})"
+    except CRSError:  # a text of somebody else's
+        return f" of {size} (a CRS that GDAL does not know)"
 
 
 def _placed(report: Mapping) -> str:

@@ -37,6 +37,14 @@ BROKEN = (rasterio.errors.RasterioError, OSError, UnicodeDecodeError)  # a damag
 ARRAYS = (".npy", ".mat")  # files without a grid of their own
 
 
+def crs_name(crs: CRS | None) -> str:
+    """A coordinate reference system in a word or two."""
+    if crs is None:
+        return "no CRS"
+    code = crs.to_epsg()
+    return f"EPSG:{code}" if code else crs.to_wkt().partition('"')[2].partition('"')[0][:60] or "a CRS without a name"
+
+
 @dataclass(frozen=True)
 class Grid:
     """``height`` x ``width`` pixels; ``transform`` takes (column, row) of a corner to coordinates in ``crs``."""
@@ -79,15 +87,21 @@ class Grid:
     def describe(self) -> str:
         """Extent and CRS in words."""
         (left, right), (top, bottom) = zip(self.transform * (0, 0), self.transform * (self.width, self.height))
-        return f"x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g} ({self.crs or 'no CRS'})"
+        return f"x {left:.6g} to {right:.6g}, y {bottom:.6g} to {top:.6g} ({crs_name(self.crs)})"
+
+
+def short(path: str | os.PathLike) -> str:
+    """A path as messages name it."""
+    text = str(path)
+    return text if len(text) <= 100 else f"...{text[-97:]}"
 
 
 def _unreadable(path, error: Exception, what: str = "raster") -> PrsaError:
     return PrsaError(
-        f"{path}: expected a {what} that GDAL reads, got: {str(error)[:300]}. Likely causes: a wrong path, a file of "
-        "another kind under this name, an incomplete copy, or PROJ_DATA, PROJ_LIB or GDAL_DATA of another program "
-        f"(QGIS, conda) in the environment. Check: rio info {Path(str(path)).name}. Fix: name the right file, copy it "
-        "again, or unset these variables."
+        f"{short(path)}: expected a {what} that GDAL reads, got: {str(error)[-200:]}. Likely causes: a wrong path, a "
+        "file of another kind under this name, an incomplete copy, or PROJ_DATA, PROJ_LIB or GDAL_DATA of another "
+        f"program (QGIS, conda) in the environment. Check: rio info {short(Path(str(path)).name)}. Fix: name the "
+        "right file, copy it again, or unset these variables."
     )
 
 
@@ -106,13 +120,14 @@ class _Cleaned:
         """Set ``out`` (h, w) to NaN where ``raw`` is ``nodata`` or impossible; no-data value NaN says: all measured."""
         if nodata is not None:
             out[equal(raw, nodata)] = np.nan
-        low, high = np.fmin.reduce(out, axis=None), np.fmax.reduce(out, axis=None)
-        bad = np.abs(out) >= HUGE if low <= -HUGE or high >= HUGE else np.zeros(out.shape, bool)
+        low, high = np.fmin.reduce(raw, axis=None), np.fmax.reduce(raw, axis=None)
+        bad = np.abs(raw.astype(np.float64)) >= HUGE if low <= -HUGE or high >= HUGE else np.zeros(raw.shape, bool)
         if low <= max(SENTINELS) and not (nodata is not None and np.isnan(nodata)):
             for mark in self.sentinels[band]:
                 bad |= raw == mark
+        bad &= ~np.isnan(out)
         if bad.any():
-            self.taken |= {float(value) for value in np.unique(out[bad])}
+            self.taken |= {float(value) for value in np.unique(raw[bad])}
             out[bad] = np.nan
 
     @cached_property
@@ -142,18 +157,18 @@ class Layer(_Cleaned):
             raise _unreadable(path, error, what) from error
         file, envi = self.file, self.file.tags(ns="ENVI")
         if not file.count and file.subdatasets:
-            inside = ", ".join(file.subdatasets[:5])
+            inside = ", ".join(file.subdatasets)[:300]
             raise PrsaError(
-                f"{path}: expected one raster, got a container of several: {inside}. Fix: name one of them."
+                f"{short(path)}: expected one raster, got a container of several: {inside}. Fix: name one of them."
             )
         if file.gcps[0] and not self.grid.placed:
             raise PrsaError(
-                f"{path}: expected pixels on a regular grid, got {len(file.gcps[0])} ground control points. "
-                f"Fix: rectify it first, e.g. gdalwarp {Path(self.path).name} rectified.tif"
+                f"{short(path)}: expected pixels on a regular grid, got {len(file.gcps[0])} ground control points. "
+                f"Fix: rectify it first, e.g. gdalwarp {short(Path(self.path).name)} rectified.tif"
             )
         if any(np.dtype(kind).kind == "c" for kind in file.dtypes):
             raise PrsaError(
-                f"{path}: expected real numbers, got complex ones ({file.dtypes[0]}). Fix: write the intensity "
+                f"{short(path)}: expected real numbers, got complex ones ({file.dtypes[0]}). Fix: write the intensity "
                 "(or its logarithm, dB) as a raster of its own."
             )
         bad = envi.get("bbl", "").strip("{} ").split(",")
@@ -162,7 +177,7 @@ class Layer(_Cleaned):
         self.left_out = sorted(bad | alpha)
         self.bands = [i for i in file.indexes if i not in bad | alpha]
         if not self.bands:
-            raise PrsaError(f"{path}: expected bands with values, got none beside masks and bad bands (bbl).")
+            raise PrsaError(f"{short(path)}: expected bands with values, got none beside masks and bad bands (bbl).")
         self.nodata = file.nodatavals[self.bands[0] - 1]
         try:
             self.names = [file.descriptions[i - 1] for i in self.bands]
@@ -243,10 +258,11 @@ class ArrayLayer(_Cleaned):
         shape = grid.height, grid.width
         fitting = {k: a for k, a in arrays.items() if k == key or (not key and shape in (a.shape[:2], a.shape[-2:]))}
         if len(fitting) != 1 or shape not in ((a := fitting.popitem()[1]).shape[:2], a.shape[-2:]):
-            got = ", ".join(f"{k} {a.shape}" for k, a in arrays.items()) or "no numeric array"
+            got = ", ".join(f"{k} {a.shape}" for k, a in arrays.items())[:200] or "no numeric array"
             raise PrsaError(
-                f"{path}: expected one array of {shape[0]} rows and {shape[1]} columns, those of the grid, got {got}. "
-                "Fix: name another grid, choose an array as file.mat|name, or write it as GeoTIFF with its coordinates."
+                f"{short(path)}: expected one array of {shape[0]} rows and {shape[1]} columns, those of the grid, got "
+                f"{got}. Fix: name another grid, choose an array as file.mat|name, or write it as GeoTIFF with its "
+                "coordinates."
             )
         a = a if a.ndim == 3 else a[None]
         self.values = a if a.shape[1:] == shape else np.moveaxis(a, 2, 0)
@@ -277,7 +293,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             found = _mat(path)
     except Exception as error:  # every reader raises its own kind for a damaged file
         raise PrsaError(
-            f"{path}: expected a readable {path.suffix} file, got {type(error).__name__}: {str(error)[:300]}. "
+            f"{short(path)}: expected a readable {path.suffix} file, got {type(error).__name__}: {str(error)[:300]}. "
             "Check the path, or copy or write the file again."
         ) from error
     return {k: a for k, a in found.items() if isinstance(a, np.ndarray) and a.dtype.kind in "iufb" and a.ndim in (2, 3)}
@@ -308,9 +324,10 @@ class Placed:
         )
         if not overlap > 0:
             raise PrsaError(
-                f"{layer.path}: no overlap with the grid. Expected to cover {grid.describe()}, got {own.describe()}. "
-                "Likely causes: another place, a wrong CRS, or coordinates in another unit. Check both with rio info. "
-                "Fix: name the right file, or write the right CRS with: rio edit-info --crs EPSG:<code> <file>"
+                f"{short(layer.path)}: no overlap with the grid. Expected to cover {grid.describe()}, got "
+                f"{own.describe()}. Likely causes: another place, a wrong CRS, or coordinates in another unit. Check "
+                "both with rio info. Fix: name the right file, or write the right CRS with: rio edit-info --crs "
+                "EPSG:<code> <file>"
             )
         columns, rows = np.array([[0, 0, 1, 1], [0, 1, 0, 1]]) * [[own.width], [own.height]]
         corners = grid.of(own, columns, rows)
@@ -328,7 +345,7 @@ class Placed:
             self.block = lru_cache(blocks)(self._block)
         self.report = {
             "file": Path(layer.path).name,
-            "crs": str(own.crs or "none"),
+            "crs": crs_name(own.crs),
             "how": self.how,
             "begins_at": [round(float(v), 3) + 0.0 for v in corners[:, 0]],  # column and row of the grid
             "pixel_size": round(size, 4),  # in pixels of the grid
@@ -397,7 +414,7 @@ def _assumed(path: str, own: Grid, grid: Grid) -> Grid:
         if not own.placed or np.abs(grid.outline(moved).symmetric_difference(grid.outline(grid)).area) < 1:
             return grid
     raise PrsaError(
-        f"{path}: expected a raster with a CRS and a place on the grid ({grid.describe()}, "
+        f"{short(path)}: expected a raster with a CRS and a place on the grid ({grid.describe()}, "
         f"{grid.height} x {grid.width} pixels), got {own.describe()}, {own.height} x {own.width} pixels. Without them, "
         "it is taken only when it has the grid's own rows and columns. "
         "Fix: write them, e.g. rio edit-info --crs EPSG:<code> <file>, or name another grid."
@@ -454,8 +471,8 @@ class Windowed:
     def undeclared(self) -> list[str]:
         """Sentences about values that were taken as no-data though no file declares them, among all that was read."""
         return [
-            f"{layer.path} holds {', '.join(f'{v:g}' for v in sorted(layer.taken)[:5])}, which no sensor measures: "
-            "taken as no-data. To keep it, declare it a value: rio edit-info --nodata nan <file>"
+            f"{short(layer.path)} holds {', '.join(f'{v:g}' for v in sorted(layer.taken)[:5])}, which no sensor "
+            "measures: taken as no-data. To keep it, declare it a value: rio edit-info --nodata nan <file>"
             for placed in self.layers.values()
             for layer in (p.layer for p in placed)
             if layer.taken
@@ -496,14 +513,15 @@ def open_windowed(rasters: Mapping[str, str | os.PathLike | Sequence], grid: str
     base = next((layer for layer in opened[grid] if layer), None)
     if base is None:
         raise PrsaError(
-            f"grid: expected a raster with coordinates as {grid!r}, got {files[grid][0]}. "
+            f"grid: expected a raster with coordinates as {grid!r}, got {short(files[grid][0])}. "
             "Fix: name a modality whose file has a grid, e.g. a GeoTIFF."
         )
     target = base.grid
     if target.transform.b or target.transform.d:
         raise PrsaError(
-            f"{base.path}: expected a grid whose rows run along x, got a rotated one ({tuple(target.transform)[:6]}). "
-            f"Fix: name another modality as the grid, or turn it: gdalwarp {Path(base.path).name} upright.tif"
+            f"{short(base.path)}: expected a grid whose rows run along x, got a rotated one "
+            f"({tuple(target.transform)[:6]}). Fix: name another modality as the grid, or turn it: gdalwarp "
+            f"{short(Path(base.path).name)} upright.tif"
         )
     return Windowed(
         target,
