@@ -72,16 +72,16 @@ def _watch(lifeline) -> None:
 
 
 @contextmanager
-def workers(jobs: int, function: Callable, calls: Iterable[tuple], **options) -> Iterator[dict[Future, tuple]]:
+def workers(jobs: int, function: Callable, calls: Iterable[tuple]) -> Iterator[dict[Future, tuple]]:
     """Call a function in ``jobs`` processes; yields the futures, each with its arguments.
 
     An error lets the calls that have begun come to their end. Ctrl-C, or the death of this process, ends all of them at
-    once. ``options`` are those of `ProcessPoolExecutor`.
+    once.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before they import numpy
     context = multiprocessing.get_context("spawn")
     theirs, ours = context.Pipe(duplex=False)
-    with theirs, ours, ProcessPoolExecutor(jobs, context, _watch, (theirs,), **options) as pool:
+    with theirs, ours, ProcessPoolExecutor(jobs, context, _watch, (theirs,)) as pool:
         try:
             with _deaf():
                 futures = {pool.submit(function, *call): call for call in calls}
