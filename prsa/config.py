@@ -112,7 +112,9 @@ METHODS: dict[str, dict] = {
 }
 
 
-_POSITIVE = ("width", "features", "tau_s", "tau_p", "epochs", "batch", "lr")
+_LEAST = dict.fromkeys(("width", "features", "epochs"), (1, "1 or more"))
+_LEAST |= dict.fromkeys(("tau_s", "tau_p", "lr"), (1e-30, "more than 0"))
+_LEAST["batch"] = 2, "2 or more, as batch normalisation needs them"
 
 
 def make_config(method: str = "prsanet", preset: str = "full", **overrides) -> Config:
@@ -129,10 +131,9 @@ def make_config(method: str = "prsanet", preset: str = "full", **overrides) -> C
         kinds = (int, str) if key == "patch" else (int, float) if isinstance(known[key], float) else type(known[key])
         if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(known[key], bool)):
             raise PrsaError(f"setting {key}: expected {type(known[key]).__name__}, got {value!r}.")
-        if not isinstance(value, str) and key != "strength":
-            low = "more than 0" if key in _POSITIVE else "0 or more"
-            if not 0 <= value < float("inf") or (key in _POSITIVE and not value):
-                raise PrsaError(f"setting {key}: expected {low}, got {value}.")
+        least, what = _LEAST.get(key, (0, "0 or more"))
+        if not isinstance(value, str) and key != "strength" and not least <= value < float("inf"):
+            raise PrsaError(f"setting {key}: expected {what}, got {value}.")
     return Config(**(PRESETS[preset] | METHODS[method] | overrides))
 
 

@@ -477,6 +477,7 @@ def without_class(scene, code=2):
         (lambda s: fit(s, fusion="glue"), "unknown fusion 'glue'"),
         (lambda s: fit(s, device="nonsense"), "device 'nonsense' is not usable.*DEVICE=auto"),
         (lambda s: pick_device("cuda:99"), "DEVICE=cpu"),
+        (lambda s: pick_device("meta"), "DEVICE=cpu"),
         (
             lambda s: fit(s, split=split_scene(s, "blocks", radius=2), patch="hsi=3,sar=9"),
             "patch 9 reaches 4.*radius=4",

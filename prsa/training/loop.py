@@ -36,9 +36,9 @@ def pick_device(device: str = "auto") -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()
         return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise PrsaError(
             f"device {device!r} is not usable here ({str(error).splitlines()[0][:200]}). Use DEVICE=auto or DEVICE=cpu."
         ) from error
@@ -59,8 +59,7 @@ class Streams:
 
 
 class Trainer:
-    """State of one run: model, data on the device, streams, history. ``only``: these modalities, the others do not
-    exist.
+    """State of one run: model, data on the device, streams, history. ``only``: of these modalities.
 
     Raises `PrsaError` before any training for names that do not exist, data that cannot be learnt from (`Pixels.of`)
     and a split whose parts the windows reach across.
@@ -100,8 +99,7 @@ class Trainer:
         self.unknown = torch.full((len(pixels.bands),), torch.nan, device=device)  # what is not measured, per modality
 
     def run(self, on_epoch: Callable[[int, dict], None] | None = None) -> int:
-        """Train all epochs, each followed by ``on_epoch(number, record)``; return their number. The model is then in
-        eval mode.
+        """Train all epochs, each followed by ``on_epoch(number, record)``; return their number, the model in eval mode.
 
         Raises `PrsaError` after the first epoch that leaves a weight which is not finite.
         """
@@ -120,8 +118,7 @@ class Trainer:
         return self.epochs
 
     def epoch(self, number: int) -> dict:
-        """Train one epoch (1-based) and return its record of numpy values; nothing is read back from the device before
-        its end."""
+        """Train one epoch (1-based); return its record, numpy values that are read from the device at its end only."""
         self.model.train()
         order = upload(torch.randperm(self.n_train, generator=self.streams.order), self.device)
         symmetry = upload(torch.randint(8, (self.n_train,), generator=self.streams.symmetry), self.device)
@@ -183,8 +180,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, torch.Tensor]:
-        """Accuracy of the fused head and of every branch and shadow head on the watched validation pixels (NaN without
-        any)."""
+        """Accuracy of the fused head, every branch and shadow head on watched validation pixels; NaN without any."""
         if not self.n_held:
             return {"accuracy": self.unknown[0], "branch_accuracy": self.unknown, "probe_accuracy": self.unknown}
         self.model.eval()
