@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 import yaml
@@ -19,44 +18,27 @@ from packaging.version import Version
 from prsa.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DIRECT = [
-    Requirement(text)
-    for text in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["test"]
-]
-LOCK_LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
-
-
-def lock():
-    return {canonicalize_name(name): version for name, version in (line.split("==") for line in LOCK_LINES)}
+NEEDS = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["test"]]
+DIRECT = [Requirement(text) for text in NEEDS]
+LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+LOCK = {canonicalize_name(name): version for name, version in (line.split("==") for line in LINES)}
 
 
 def test_the_lock_holds_exact_public_versions_and_nothing_of_a_machine():
-    assert len(lock()) == len(LOCK_LINES) > 20
-    for line in LOCK_LINES:
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line), (
-            f"{line!r}: expected name==version without build tag, URL or marker"
-        )
+    wrong = [line for line in LINES if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line)]
+    assert not wrong, "expected name==version without build tag, URL or marker"
     text = (ROOT / "requirements.lock").read_text()
-    assert "://" not in text and "--index" not in text and not re.search(r"^(nvidia|cuda|triton)", text, re.M)
+    assert len(LOCK) == len(LINES) > 20 and "://" not in text and "--index" not in text
+    assert not re.search(r"^(nvidia|cuda|triton)", text, re.M)
 
 
-def test_locked_versions_are_within_the_declared_ranges():
-    for need in DIRECT:
-        assert canonicalize_name(need.name) in lock(), f"{need.name} is in pyproject.toml, not in requirements.lock"
-        assert need.specifier.contains(lock()[canonicalize_name(need.name)]), (
-            f"{need}: locked is {lock()[canonicalize_name(need.name)]}"
-        )
-        assert need.specifier, f"{need.name}: expected a bound"
-
-
-def test_every_bound_says_why():
-    text = (ROOT / "pyproject.toml").read_text()
-    for need in DIRECT:
-        line = next(line for line in text.splitlines() if line.strip().startswith((f'"{need.name}>', f'"{need.name}<')))
-        reason = line.partition("#")[2]
-        for bound in need.specifier:
-            assert re.search(rf"\b{re.escape(bound.version)}:", reason), f"{line.strip()}: no reason for {bound}"
+@pytest.mark.parametrize("need", DIRECT, ids=lambda need: need.name)
+def test_a_dependency_is_locked_within_its_bounds_and_each_bound_says_why(need):
+    assert need.specifier and need.specifier.contains(LOCK[canonicalize_name(need.name)])
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    line = next(line for line in lines if line.strip().startswith((f'"{need.name}>', f'"{need.name}<')))
+    for bound in need.specifier:
+        assert re.search(rf"\b{re.escape(bound.version)}:", line.partition("#")[2]), f"no reason for {bound}"
 
 
 def test_the_lock_is_the_closure_of_the_dependencies():
@@ -67,57 +49,40 @@ def test_the_lock_is_the_closure_of_the_dependencies():
         if key in seen:
             continue
         seen.add(key)
-        for requirement in map(Requirement, metadata.requires(need.name) or []):
-            if requirement.marker is None or any(
-                requirement.marker.evaluate({"extra": extra}) for extra in need.extras or {""}
-            ):
-                todo.append(requirement)
-    closure = {
-        name for name, _ in seen if not re.match("nvidia|cuda|triton", name)
-    }  # a CUDA build of torch brings them
-    assert set(lock()) == closure, f"only locked: {set(lock()) - closure}; only needed: {closure - set(lock())}"
+        for other in map(Requirement, metadata.requires(need.name) or []):
+            if other.marker is None or any(other.marker.evaluate({"extra": e}) for e in need.extras or {""}):
+                todo.append(other)
+    closure = {name for name, _ in seen if not re.match("nvidia|cuda|triton", name)}  # those come with torch for CUDA
+    assert set(LOCK) == closure, f"only locked: {set(LOCK) - closure}; only needed: {closure - set(LOCK)}"
 
 
 def test_installed_versions_are_the_locked_ones():
-    wrong = {
-        name: metadata.version(name)
-        for name, version in lock().items()
-        if Version(metadata.version(name)).public != Version(version).public
-    }
+    there = {name: Version(metadata.version(name)).public for name in LOCK}
+    wrong = {name: version for name, version in there.items() if version != Version(LOCK[name]).public}
     assert not wrong, f"expected the versions of requirements.lock, got {wrong}. Fix: make env"
 
 
 def test_the_code_imports_only_declared_packages():
-    imported = set()
-    for file in (ROOT / "prsa").rglob("*.py"):
-        imported |= set(re.findall(r"^\s*(?:import|from) ([a-z_0-9]+)", file.read_text(), re.M))
-    distributions = metadata.packages_distributions()
-    third = {
-        canonicalize_name(distributions[name][0])
-        for name in imported - set(sys.stdlib_module_names) - {"prsa"}
-        if name in distributions
-    }
-    assert third <= {canonicalize_name(need.name) for need in DIRECT}, (
-        "declare it in pyproject.toml, with a reason for its bound"
-    )
+    text = "\n".join(file.read_text() for file in (ROOT / "prsa").rglob("*.py"))
+    names = set(re.findall(r"^\s*(?:import|from) ([a-z_0-9]+)", text, re.M)) - set(sys.stdlib_module_names) - {"prsa"}
+    known = metadata.packages_distributions()
+    third = {canonicalize_name(known[name][0]) for name in names if name in known}
+    assert third <= {canonicalize_name(need.name) for need in DIRECT}, "declare it, with a reason for its bound"
 
 
 def test_conda_brings_python_only_and_pip_the_same_lock():
-    assert set(CONDA["channels"]) - {"nodefaults"} == {"conda-forge"} and CONDA["name"] == PROJECT["project"]["name"]
-    python, pip, packages = CONDA["dependencies"]
-    assert pip == "pip" and packages == {"pip": ["-r requirements.lock", "-e ."]}
-    name, version = python.split("=")
-    assert name == "python" and SpecifierSet(PROJECT["project"]["requires-python"]).contains(version)
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert conda["channels"] == ["conda-forge", "nodefaults"] and conda["name"] == PROJECT["project"]["name"]
+    python, *rest = conda["dependencies"]
+    assert rest == ["pip", {"pip": ["-r requirements.lock", "-e ."]}] and python.startswith("python=")
+    assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(python.split("=")[1])
 
 
 def test_citation_and_licence_agree_with_the_package():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (PROJECT["project"]["version"], PROJECT["project"]["license"])
     (paper,) = citation["references"]
-    assert paper["title"].startswith("Prototypical Rebalancing Network") and (paper["start"], paper["end"]) == (
-        27582,
-        27596,
-    )
+    assert paper["title"].startswith("Prototypical Rebalancing") and (paper["start"], paper["end"]) == (27582, 27596)
 
 
 # -- the Makefile, with programs that only write down how they were called --
@@ -138,44 +103,33 @@ mkdir -p "$2/bin" "$2/conda-meta" && cp "$(dirname "$0")/fake-python" "$2/bin/py
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the project's top level, below a folder with an odd name, and a function that runs make there.
+    """A function that runs make in a copy of the project's top level, below a folder with an odd name.
 
     Only these programs and the system's are on PATH.
     """
     folder, programs, log = tmp_path / 'a "project\'s" (2) & $copy', tmp_path / "programs", tmp_path / "log"
-    for directory in (folder, programs):
-        directory.mkdir()
+    folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "environment.yml"):
         shutil.copy(ROOT / name, folder)
+    theirs = ("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE", "PORT")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(theirs)}
+    clean |= {"PATH": f"{programs}:/usr/bin:/bin", "FAIL_ON": ""}
 
     def run(*arguments, have=(), version_ok=0, **environment):
         log.write_text("")
-        for old in programs.iterdir():
-            old.unlink()
-        for name in {"python3.11", "python3.12", "python3.13", "python3", "fake-python", *have}:
+        shutil.rmtree(programs, ignore_errors=True)
+        programs.mkdir()
+        for name in ("python3.11", "python3.12", "python3.13", "python3", "fake-python", *have):
             text = FAKE_CONDA if name in ("conda", "mamba") else FAKE_PYTHON
             (programs / name).write_text(text.format(log=log, version_ok=version_ok))
             (programs / name).chmod(0o755)
-        clean = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE", "PORT"))
-        }
-        done = subprocess.run(
-            ["make", *arguments],
-            cwd=folder,
-            text=True,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            env=clean | {"PATH": f"{programs}:/usr/bin:/bin", "FAIL_ON": ""} | environment,
-        )
-        done.calls = [
-            line.replace(f"{programs}/", "") for line in log.read_text().splitlines() if "ensurepip" not in line
-        ]
+        how = {"cwd": folder, "env": clean | environment, "stdin": subprocess.DEVNULL}
+        done = subprocess.run(["make", *arguments], text=True, capture_output=True, **how)
+        calls = log.read_text().replace(f"{programs}/", "").splitlines()
+        done.calls = [line for line in calls if "ensurepip" not in line]
         return done
 
-    run.folder = folder
-    run.seen = lambda _: Path(log.with_suffix(".path").read_text().strip())
+    run.folder, run.path = folder, log.with_suffix(".path")
     return run
 
 
@@ -221,23 +175,17 @@ def test_a_changed_lock_is_installed_in_place_and_a_moved_folder_again(project):
 
 
 def test_a_folder_that_is_no_environment_is_never_removed(project):
-    (project.folder / ".env").mkdir()
-    (project.folder / ".env" / "secrets").write_text("mine")
+    secret = project.folder / ".env" / "secret"
+    secret.parent.mkdir()
+    secret.touch()
     done = project("env")
-    assert (
-        done.returncode == 2
-        and "is no Python environment" in done.stderr
-        and (project.folder / ".env" / "secrets").is_file()
-    )
+    assert done.returncode == 2 and "is no Python environment" in done.stderr and secret.exists()
 
 
 def test_no_usable_python_is_one_clear_message(project):
     done = project("env", version_ok=1)
-    assert (
-        done.returncode == 2
-        and "expected mamba, conda or Python 3.11 or newer" in done.stderr
-        and done.calls == ["python3 -V"]
-    )
+    assert done.returncode == 2 and done.calls == ["python3 -V"]
+    assert "expected mamba, conda or Python 3.11 or newer" in done.stderr
 
 
 def test_make_help_is_the_default_and_lists_every_target(project):
@@ -283,7 +231,7 @@ def test_maintainers_modules_are_found(project):
         (call,) = project(target).calls
         module = call.split("record.")[1]
         assert (ROOT / "tests" / "record" / f"{module}.py").is_file()
-        assert call.endswith(f"-m record.{module}") and project.folder / "tests" == project.seen("PYTHONPATH")
+        assert call.endswith(f"-m record.{module}") and project.path.read_text() == f"{project.folder}/tests\n"
 
 
 def test_make_fails_when_the_command_fails(project):
