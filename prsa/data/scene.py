@@ -245,7 +245,15 @@ def read_netcdf(path: Path, name: str) -> xr.Dataset:
     """A netCDF file in memory, its numbers as they are stored: `check_scene` unpacks them. Raises `PrsaError`."""
     try:
         with xr.open_dataset(path, mask_and_scale=False, decode_times=False, decode_coords="all") as file:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            if file.nbytes > memory:  # a small file can hold it, compressed
+                raise PrsaError(
+                    f"{name}: expected a scene that fits into memory ({memory / 1e9:.0f} GB), got {file.nbytes / 1e9:.0f} "
+                    "GB. Fix: cut the scene; to map large rasters, prsa map reads them window by window."
+                )
             return file.load()
+    except PrsaError:
+        raise
     except Exception as error:  # every backend raises its own kind for a damaged file
         got = f"{type(error).__name__}: {str(error)[:200]}"
         raise PrsaError(
