@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -196,11 +197,10 @@ def prototype_similarities(runs: list[xr.Dataset]) -> Figure:
     modalities, classes = runs[0]["modality"].values.tolist(), runs[0]["class"].values.tolist()
     figure, axes = grid(len(modalities), 2, 3.2, 3.2, layout="compressed", sharey=True, sharex=True)
     for ax, m in zip(axes, modalities):
-        image = ax.imshow(similarity(runs, m), vmin=-1, vmax=1, cmap="RdBu_r")
-        ax.set_xticks(range(len(classes)), classes, rotation=90)
-        ax.set_yticks(range(len(classes)), classes)
-        ax.grid(visible=False)
+        sns.heatmap(similarity(runs, m), vmin=-1, vmax=1, cmap="vlag", square=True, cbar=False, ax=ax, linewidths=0.4)
+        ax.set_xticks(np.arange(len(classes)) + 0.5, classes, rotation=90)
+        ax.set_yticks(np.arange(len(classes)) + 0.5, classes, rotation=0)
         ax.tick_params(length=0, labelsize=7, labelbottom=True)
         ax.set_title(f"{m} prototypes")
-    figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.8)
+    figure.colorbar(axes[0].collections[0], ax=axes, label="cosine similarity", shrink=0.8)
     return figure
