@@ -35,13 +35,10 @@ def picture(scene: xr.Dataset, modality: str) -> tuple[np.ndarray, str, str]:
     if kind == "sar":
         if "db" not in units.lower() and np.nanmin(bands) >= 0:
             bands = 10 * np.log10(np.maximum(bands, 1e-10))
-        if len(bands) == 2:
-            return _composite(np.stack([*bands, bands[0] - bands[1]])), f"{modality}: 1, 2, ratio (dB)", ""
-        return (
-            (_composite(bands[:3]), f"{modality}: bands 1 to 3 (dB)", "")
-            if len(bands) > 2
-            else (bands[0], modality, "backscatter (dB)")
-        )
+        if len(bands) == 1:
+            return bands[0], modality, "backscatter (dB)"
+        three, words = (bands[:3], "3") if len(bands) > 2 else (np.stack([*bands, bands[0] - bands[1]]), "ratio")
+        return _composite(three), f"{modality}: 1, 2, {words} (dB)", ""
     if len(bands) < 3 or kind in ("dsm", "lidar"):
         high = kind in ("dsm", "lidar") or any(word in modality.lower() for word in HEIGHT)
         what = "height" if high else str(var.attrs.get("long_name", "value"))

@@ -38,10 +38,10 @@ def grid(count: int, cols: int, height: float, width: float, **options) -> tuple
     return figure, list(axes.flat[:count])
 
 
-def points(ax, x, middle, low=np.nan, high=np.nan, look=None, **options):
+def points(ax, x, look: dict, middle, low=np.nan, high=np.nan):
     """Marks joined by a line, with bars from ``low`` to ``high`` (NaN: none)."""
     middle = np.asarray(middle, float)
-    ax.errorbar(x, middle, [middle - low, high - middle], capsize=2, elinewidth=0.9, **(look or {}) | options)
+    ax.errorbar(x, middle, [middle - low, high - middle], capsize=2, elinewidth=0.9, **look)
 
 
 def rows(ax, labels, middle, low, high, looks: list[dict]):

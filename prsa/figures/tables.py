@@ -8,7 +8,7 @@ from ..data.simulate import CONFIGS
 from ..report.claims import ALL, SMALLEST, unit
 from ..report.intervals import critical_difference
 from ..report.robustness import CLEAN, MISSING, dominant
-from .shapes import grid, one, points, ratio_axis, row_panels, zero
+from .shapes import one, points, ratio_axis, row_panels, zero
 from .style import FAINT, FAMILIES, INK, METHODS, WIDTH, class_looks, legend_below, look, looks_of, panels, styled
 
 VERDICTS = {  # verdict -> look of its mark, colour of its cell
@@ -129,14 +129,9 @@ def probe_gap(table: pd.DataFrame, group: str | None = None) -> Figure:
 def sensitivity_curves(table: pd.DataFrame, scene: str | None = None) -> Figure:
     """Difference in overall accuracy to the default setting, a panel per parameter, from the sensitivity table."""
     parts = _parts(one(table, "scene", scene), "parameter")
-    figure, axes = grid(len(parts), 2, 2.0, 2.3, sharey=True)
-    for ax, (name, part) in zip(axes, parts.items()):
-        points(ax, range(len(part)), part["d_oa"], part["d_oa_lo"], part["d_oa_hi"], METHODS["prsanet"])
-        ax.set_xticks(range(len(part)), [str(v) for v in part["value"]])
-        ax.set(xlabel=name, xlim=(-0.4, len(part) - 0.6))
-        ax.grid(axis="x", visible=False)
-    zero(axes, across=True)
-    figure.supylabel("difference in OA to the default (points)", fontsize=9)
+    words = "difference in OA to the default (points), mean and 95 % interval"
+    figure = row_panels(parts, ("value", "d_oa", "d_oa_lo", "d_oa_hi"), lambda row: METHODS["prsanet"], words)
+    zero(figure.axes)
     return figure
 
 
@@ -212,7 +207,7 @@ def _per_method(ax, table: pd.DataFrame, x: str, columns: tuple, looks: dict, sp
         own = table[table["method"].eq(method)].sort_values(x)
         if own[columns[0]].notna().any():
             place = own[x] + spread * ((i + 0.5) / len(looks) - 0.5)
-            points(ax, place, *(own[c] for c in columns), look=of, **options)
+            points(ax, place, of | options, *(own[c] for c in columns))
 
 
 @styled
@@ -249,11 +244,6 @@ def robustness(table: pd.DataFrame, group: str | None = None) -> Figure:
     return figure
 
 
-def _dial_axis(ax, kind: str):
-    ax.set(xlim=(-0.06, 1.06), xlabel="imbalance dial", xticks=[0, 0.5, 1])
-    ax.axvline(CONFIGS[kind].dial, color=FAINT, linestyle=":", linewidth=0.9, zorder=1)
-
-
 @styled
 def curves(table: pd.DataFrame, kind: str | None = None) -> Figure:
     """Accuracy, lead over concat, probe gap and imbalance factor of every branch over the imbalance dial.
@@ -275,7 +265,8 @@ def curves(table: pd.DataFrame, kind: str | None = None) -> Figure:
                 ax.sharey(place[0])  # branches are compared
             if even is not None:
                 zero(ax, even, across=True)
-            _dial_axis(ax, kind)
+            ax.axvline(CONFIGS[kind].dial, color=FAINT, linestyle=":", linewidth=0.9, zorder=1)
+            ax.set(xlim=(-0.06, 1.06), xlabel="imbalance dial", xticks=[0, 0.5, 1])
             ax.set(ylabel=label, title=f"{m} branch" if m else "")
             ax.label_outer() if m else ax.set_xlabel("")
         for ax in place[len(line) :]:
@@ -284,21 +275,6 @@ def curves(table: pd.DataFrame, kind: str | None = None) -> Figure:
             ratio_axis(place[0])
     note = "bars: 95 % intervals" if table["n_seeds"].min() > 1 else "one seed, no intervals"
     legend_below(figure, looks | {"default setting": look(FAINT, ":")}, f"{kind} (simulated), {_over(table)}; {note}")
-    return figure
-
-
-@styled
-def sensors(table: pd.DataFrame, kind: str) -> Figure:
-    """Separability of the classes in single training pixels, and drift to the test area, over the imbalance dial."""
-    looks = looks_of(table["modality"])
-    figure, (axes,) = panels(1, 2, 2.9)
-    words = ("separability in training\n(0 to 1)", "drift to the test area\n(sd within the class)")
-    for ax, value, label in zip(axes, ("separability", "drift"), words):
-        for m, part in _parts(table, "modality").items():
-            ax.plot(part["dial"], part[value], **looks[m])
-        ax.set(ylim=(0, 1 if value == "separability" else None), ylabel=label)
-        _dial_axis(ax, kind)
-    legend_below(figure, looks | {"default setting": look(FAINT, ":")}, f"{kind} (simulated)")
     return figure
 
 
@@ -356,13 +332,13 @@ def warning(
     for i, (kind, of) in enumerate(looks.items()):
         row = table[table["split_kind"].eq(kind)].iloc[0]
         mean, sd = row["oa_all_mean"], row["oa_all_sd"]
-        points(left, [i], [mean], [mean - sd], [min(mean + sd, 100)], of)
+        points(left, [i], of, [mean], [mean - sd], [min(mean + sd, 100)])
         left.annotate(
             f"{mean:.1f}\n({100 * row['share_overlap']:.3g} % leak)", (i + 0.12, mean), fontsize=7, va="center"
         )
         part = distances[distances["split_kind"].eq(kind)]
         mean, sd = part["oa_mean"], part["oa_sd"]
-        points(right, part["nearest"], mean, mean - sd, (mean + sd).clip(upper=100), of)
+        points(right, part["nearest"], of, mean, mean - sd, (mean + sd).clip(upper=100))
     left.set_xticks(range(len(looks)), [kind.replace(" ", "\n") for kind in looks])
     left.set(xlim=(-0.3, len(looks) - 0.1), ylabel="test OA (points)", title="all test pixels")
     right.axvspan(0.8, distances["radius"].iloc[0] + 0.5, color="#999999", alpha=0.2, linewidth=0)
