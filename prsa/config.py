@@ -50,7 +50,7 @@ class Config:
         else:
             for item in self.patch.split(","):
                 name, _, side = item.rpartition("=")
-                if name.strip() not in sides or not side.strip().isdigit():
+                if name.strip() not in sides or not side.strip().isdecimal():
                     raise PrsaError(f"patch={self.patch!r}: expected 'modality=side,...' with modalities {modalities}.")
                 sides[name.strip()] = int(side)
         for name, side in sides.items():
@@ -68,6 +68,7 @@ PRESETS: dict[str, dict] = {
 _PRM = {"lambda_p": 1.0, "base": 1.0}
 _SAGF = {"fusion": "sagf", "lambda_sa": 0.3}
 _PRSANET = _SAGF | _PRM | {"lambda_p": 0.3, "vote": 1.0}
+_PMR = {"lambda_p": 3.0, "metric": "euclidean"}
 _RULES = "prsa.comparators.rebalancing:"
 _NETWORKS = "prsa.comparators.networks:"
 _CLASSICAL = "prsa.comparators.classical:"
@@ -88,14 +89,8 @@ METHODS: dict[str, dict] = {
     # rebalancing methods on the encoders and the concatenation of all others
     "aux": {"lambda_aux": 0.3},
     "ogm-ge": {"rule": _RULES + "OgmGe", "strength": 0.1},
-    "pmr": {"rule": _RULES + "Pmr", "lambda_p": 3.0, "metric": "euclidean", "strength": 0.01},
-    "pmr-code": {
-        "rule": _RULES + "PmrCode",
-        "lambda_p": 3.0,
-        "metric": "euclidean",
-        "momentum": 0.2,
-        "strength": 2 / 3,
-    },
+    "pmr": _PMR | {"rule": _RULES + "Pmr", "strength": 0.01},
+    "pmr-code": _PMR | {"rule": _RULES + "PmrCode", "momentum": 0.2, "strength": 2 / 3},
     "mmpareto": {"rule": _RULES + "MMPareto", "lambda_aux": 1.0, "strength": 1.5},
     "js": {"rule": _RULES + "BranchAgreement", "lambda_aux": 1.0, "strength": 0.1},
     "modality-dropout": {"rule": _RULES + "ModalityDropout", "strength": 0.1},
@@ -111,15 +106,13 @@ METHODS: dict[str, dict] = {
     "svm-spatial": {"classifier": _CLASSICAL + "rbf_svm", "spatial": True},
 }
 
-
 _LEAST = dict.fromkeys(("width", "features", "epochs"), (1, "1 or more"))
 _LEAST |= dict.fromkeys(("tau_s", "tau_p", "lr"), (1e-30, "more than 0"))
 _LEAST["batch"] = 2, "2 or more, as batch normalisation needs them"
 
 
 def make_config(method: str = "prsanet", preset: str = "full", **overrides) -> Config:
-    """Preset, then method, then overrides. Raises `PrsaError` for an unknown name, a wrong type or a number out of
-    range."""
+    """Preset, then method, then overrides. Raises `PrsaError` for an unknown name and a wrong type or number."""
     if preset not in PRESETS:
         raise PrsaError(f"unknown preset {preset!r}. Expected one of {', '.join(PRESETS)}.")
     if method not in METHODS:
