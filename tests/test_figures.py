@@ -637,7 +637,7 @@ def test_similarity_is_the_mean_cosine_and_names_the_classes(runs):
         for i in range(8):
             for j in range(8):
                 naive[i, j] += c[i] @ c[j] / np.linalg.norm(c[i]) / np.linalg.norm(c[j]) / len(own)
-    np.testing.assert_allclose(figure.axes[1].images[0].get_array(), naive, atol=1e-6)
+    np.testing.assert_allclose(np.reshape(figure.axes[1].collections[0].get_array(), (8, 8)), naive, atol=1e-6)
     assert [ax.get_title() for ax in figure.axes[:2]] == ["hsi prototypes", "sar prototypes"]
     for ticks in (figure.axes[0].get_yticklabels(), figure.axes[1].get_xticklabels()):
         assert [t.get_text() for t in ticks] == LONG_NAMES[:8]
