@@ -131,8 +131,7 @@ def make_config(method: str = "prsanet", preset: str = "full", **overrides) -> C
 
 
 def named(setting: str, name: str, base: type | None = None):
-    """The class or function that "module:name" stands for. Raises `PrsaError` when there is none, or no class below
-    ``base``."""
+    """The function, or class below ``base``, that "module:name" stands for. Raises `PrsaError` when there is none."""
     try:
         found = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -365,7 +365,7 @@ def test_another_stream_is_another_training(two, method):
     heads = []
     for seed in (0, 1):
         trainer = make_trainer(two, method)
-        trainer.streams.rule.manual_seed(seed)
+        trainer.streams["rule"].manual_seed(seed)
         trainer.epoch(1)
         heads.append(trainer.model.head.weight.detach())
     assert not torch.equal(*heads)

@@ -27,7 +27,7 @@ SMALL = {
 
 
 def make_scene(modalities=("hsi", "sar"), shape=(40, 48), parcel=4, seed=0, noise=1.0, name="tiny", **rasters):
-    """Square parcels of four classes, a tenth of the pixels unlabelled; every modality sees the classes through noise."""
+    """Square parcels of four classes, a tenth of the pixels unlabelled; modalities see the classes through noise."""
     rng = np.random.default_rng(seed)
     field = rng.integers(1, len(CLASSES) + 1, (-(-shape[0] // parcel), -(-shape[1] // parcel)))
     cover = np.kron(field, np.ones((parcel, parcel), int))[: shape[0], : shape[1]]

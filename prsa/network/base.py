@@ -19,16 +19,14 @@ def stream_seed(seed: int, *names: str) -> int:
 
 @contextmanager
 def stream(seed: int, *names: str):
-    """Inside, torch's global random numbers (CPU) are those of the named stream; outside they go on as if nothing was
-    drawn."""
+    """Inside, torch's global random numbers (CPU) are those of the named stream; outside they go on untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, *names))
         yield
 
 
 class PerModality(nn.ModuleList):
-    """One module per modality, found by the modality's name, whatever it is: `nn.ModuleDict` refuses ``keys`` or
-    ``a.b``."""
+    """One module per modality, found by its name, whatever that is: `nn.ModuleDict` refuses ``keys`` or ``a.b``."""
 
     def __init__(self, modules: dict[str, nn.Module]):
         super().__init__(modules.values())
@@ -42,8 +40,7 @@ class PerModality(nn.ModuleList):
 
 
 class Moments(nn.Module):
-    """Mean and standard deviation (C,) of a modality's bands over training pixels, as buffers: they travel with the
-    weights."""
+    """Mean and standard deviation (C,) of a modality's bands over training pixels: buffers that weights take along."""
 
     def __init__(self, mean, std):
         super().__init__()
@@ -71,8 +68,7 @@ class PixelNetwork(nn.Module):
         return {m: (moments.mean, moments.std) for m, moments in self.moments.items()}
 
     def macs(self, call) -> int:
-        """Multiply-accumulates of the matrix products and convolutions in ``call()``, counted by running it in eval
-        mode."""
+        """Multiply-accumulates of products and convolutions in ``call()``, counted by running it in eval mode."""
         training, counter = self.training, FlopCounterMode(display=False)
         self.eval()
         with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the others hide their products from the counter

@@ -1,5 +1,4 @@
-"""Prototype bank, classifier without weights, imbalance factor and push: eq. (9) to (13), after PMR (Fan et al., CVPR
-2023)."""
+"""Prototypes, classifier without weights, imbalance factor and push: eq. (9) to (13), after PMR (Fan et al., 2023)."""
 
 import torch
 import torch.nn.functional as F

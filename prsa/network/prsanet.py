@@ -15,8 +15,7 @@ class PRSANet(PixelNetwork):
     """Any number of modalities from two up (one is allowed: a network trained alone). Arguments as in `PixelNetwork`.
 
     With ``config`` at its defaults this is the concatenation baseline. ``seed``: every part draws its first weights
-    from a stream of its own, so switching one part on does not move the others. Raises `PrsaError` for settings that do
-    not exist or fit.
+    from a stream of its own, so switching one on does not move the others. Raises `PrsaError` for bad settings.
     """
 
     def __init__(
@@ -94,8 +93,7 @@ class PRSANet(PixelNetwork):
         return {"z": z} | self.classify(z)
 
     def branch_logits(self, out: dict) -> torch.Tensor:
-        """What each modality says on its own (B, M, K): its own head when trained alone, else the prototype
-        classifier."""
+        """What each modality says on its own (B, M, K): its head when trained alone, else the prototype classifier."""
         return out["branch"] if self.fusion is None else out["prototype"]
 
     def complexity(self) -> dict[str, int]:

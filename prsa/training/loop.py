@@ -1,7 +1,6 @@
 """One training loop, one history; nothing method-specific inside."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,18 +43,10 @@ def pick_device(device: str = "auto") -> torch.device:
         ) from error
 
 
-@dataclass
-class Streams:
+def streams(seed: int) -> dict[str, torch.Generator]:
     """Named random streams of one seed; all on the CPU so that a run does not depend on the device."""
-
-    order: torch.Generator
-    symmetry: torch.Generator
-    rule: torch.Generator
-    shadow: torch.Generator
-
-    @classmethod
-    def of(cls, seed: int) -> "Streams":
-        return cls(*(torch.Generator().manual_seed(stream_seed(seed, name)) for name in cls.__annotations__))
+    names = "order", "symmetry", "rule", "shadow"
+    return {name: torch.Generator().manual_seed(stream_seed(seed, name)) for name in names}
 
 
 class Trainer:
@@ -91,11 +82,10 @@ class Trainer:
         self.epochs = min(config.epochs, most)
         steps = max(self.epochs * self.batches + 1, 6)  # OneCycleLR cannot rise in one step, a fifth of 5
         self.optimizer, self.schedule = one_cycle(self.model.parameters(), config, steps)
-        self.streams = Streams.of(seed)
-        self.shadow = ShadowHeads(len(pixels.bands), len(pixels.classes), config, steps, self.streams.shadow, device)
+        self.streams = streams(seed)
+        self.shadow = ShadowHeads(len(pixels.bands), len(pixels.classes), config, steps, self.streams["shadow"], device)
         self.s: torch.Tensor | None = None  # (M,), eq. (11), smoothed
         self.history: list[dict] = []
-        self.rule.history = self.history
         self.unknown = torch.full((len(pixels.bands),), torch.nan, device=device)  # what is not measured, per modality
 
     def run(self, on_epoch: Callable[[int, dict], None] | None = None) -> int:
@@ -120,8 +110,8 @@ class Trainer:
     def epoch(self, number: int) -> dict:
         """Train one epoch (1-based); return its record, numpy values that are read from the device at its end only."""
         self.model.train()
-        order = upload(torch.randperm(self.n_train, generator=self.streams.order), self.device)
-        symmetry = upload(torch.randint(8, (self.n_train,), generator=self.streams.symmetry), self.device)
+        order = upload(torch.randperm(self.n_train, generator=self.streams["order"]), self.device)
+        symmetry = upload(torch.randint(8, (self.n_train,), generator=self.streams["symmetry"]), self.device)
         self.rule.progress = number / self.epochs
         rows = []
         for b in range(self.batches):
@@ -146,11 +136,11 @@ class Trainer:
         z = encoded.detach().requires_grad_()
         degree = self.follow(z.detach(), y)
         self.s = degree if self.s is None else SMOOTHING * self.s + (1 - SMOOTHING) * degree
-        keep = self.rule.keep(len(y), z.shape[1], self.streams.rule)
+        keep = self.rule.keep(len(y), z.shape[1], self.streams["rule"])
         out = self.model.classify(z, keep if keep is None else upload(keep, self.device))
         terms = terms_of(self.model, self.rule, out, y, self.s)
         on_z, plain = gradients(terms, z, self.model.shared_parameters())
-        self.rule.to_encoders(self.model, encoded, on_z, y, self.streams.rule)
+        self.rule.to_encoders(self.model, encoded, on_z, y, self.streams["rule"])
         alone, probe = self.shadow.step(encoded, y)
         with torch.no_grad():
             return self.measure(terms, out, on_z | {"prototype": plain}, alone, y) | {"probe_accuracy": probe}

@@ -1,5 +1,4 @@
-"""PRM: the push of every modality's prototype loss, and the hooks through which another rule may balance the
-modalities."""
+"""PRM: the push of every modality's prototype loss, and the hooks by which another rule may balance modalities."""
 
 import torch
 
@@ -10,16 +9,14 @@ from ..network.prototypes import push
 class Rule:
     """PRM with IIPL, ours: b + beta_m of eq. (14); the base of all other rules (`prsa.comparators.rebalancing`).
 
-    The training loop sets ``progress``, the share of the epochs up to and including the present one, 0 to 1, and
-    ``history``, the records of the finished ones.
+    The training loop sets ``progress``, the share of the epochs up to and including the present one, 0 to 1.
     """
 
     def __init__(self, config: Config):
-        self.config, self.progress, self.history = config, 0.0, []
+        self.config, self.progress = config, 0.0
 
     def keep(self, batch: int, modalities: int, rng: torch.Generator) -> torch.Tensor | None:
-        """Factors (B, M) of the features z on their way into the fusion, drawn on the CPU from ``rng``; None leaves
-        them alone."""
+        """Factors (B, M) of z on its way into the fusion, drawn on the CPU from ``rng``; None leaves it alone."""
         return None
 
     def weights(self, s: torch.Tensor) -> torch.Tensor:
@@ -27,8 +24,7 @@ class Rule:
         return self.config.base + (push(s) if self.config.rebalance else torch.zeros_like(s))
 
     def terms(self, out: dict, y: torch.Tensor, s: torch.Tensor) -> dict[str, torch.Tensor]:
-        """L_rule of eq. (16): {"rebalancing": a scalar}, or nothing; ``out`` is the dict of `PRSANet.classify`, y
-        (B,)."""
+        """L_rule of eq. (16): {"rebalancing": a scalar}, or nothing; ``out``: dict of `PRSANet.classify`, y (B,)."""
         return {}
 
     def to_encoders(

@@ -1,5 +1,4 @@
-"""Shadow heads: what a branch could do on its own now, and where it would go; they look at the network and never touch
-it."""
+"""Shadow heads: what a branch could do on its own now, and where it would go; they never touch the network."""
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +11,7 @@ class ShadowHeads:
     batches. Ours.
 
     Its accuracy is a linear probe of the branch at every epoch. The gradient of its loss on z is the direction in which
-    the branch would go if it were trained alone from where it is: there, nothing but such a head stands before the
-    loss.
+    the branch would go if it were trained alone from where it is: nothing else would stand before the loss.
     """
 
     def __init__(self, modalities: int, classes: int, config: Config, steps: int, rng: torch.Generator, device):
@@ -28,8 +26,7 @@ class ShadowHeads:
         return torch.baddbmm(self.bias, z.transpose(0, 1), self.weight)  # (M, B, K)
 
     def step(self, z: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradient on z (B, M, D) of the heads' cross entropy (batch mean, sum over modalities) and accuracy (M,); then
-        a step."""
+        """Gradient on z (B, M, D) of the heads' cross entropy (batch mean, summed) and accuracy (M,); then a step."""
         z = z.detach().requires_grad_()
         logits = self._logits(z)
         loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(logits)), reduction="sum") / len(y)
