@@ -176,6 +176,17 @@ def test_other_sensors_are_refused_in_words(kept, change, message):
     assert len(str(error.value)) <= 900
 
 
+@pytest.mark.parametrize("other", [None, (1, 2), {}])
+def test_what_is_no_model_or_no_scene_is_said(other, kept, tmp_path):
+    for call in (lambda: predict_map(other, kept[0]), lambda: save_model(other, tmp_path / "m"),
+                 lambda: land_cover(other, kept[0], tmp_path / "map.tif")):  # fmt: skip
+        with pytest.raises(PrsaError, match="expected a model.*run, model = prsa.fit"):
+            call()
+    for call in (lambda: predict_map(kept[3], other), lambda: land_cover(kept[3], other, tmp_path / "map.tif")):
+        with pytest.raises(PrsaError, match="expected a (scene|raster)"):
+            call()
+
+
 def test_wavelengths_of_the_same_sensor_elsewhere_are_taken(kept):
     scene, model = kept[0], kept[3]
     xr.testing.assert_equal(predict_map(model, _shift(scene, 3)).variable, predict_map(model, scene).variable)

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -29,6 +29,7 @@ from ..errors import PrsaError
 from ..files import CAUSES, whole
 from .area import area_table, pixel_areas
 from .predict import map_parts
+from .sensors import check_model
 from .windows import BLOCK, SceneSource, Source
 
 CACHE = 2**28  # bytes of files that GDAL keeps: a row of a tiled file's blocks, whatever the scene
@@ -81,7 +82,8 @@ def _categories(names: list[str]) -> str:
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     found = ElementTree.SubElement(band, "CategoryNames")
     for name in ["no data", *names]:
-        ElementTree.SubElement(found, "Category").text = name
+        printable = "".join(c if c.isprintable() else " " for c in name)
+        ElementTree.SubElement(found, "Category").text = printable
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -182,7 +184,7 @@ def _disk(path: Path):
 
 def land_cover(
     model,
-    scene: xr.Dataset | Mapping[str, str | os.PathLike] | Source,
+    scene: xr.Dataset | dict[str, str | os.PathLike] | Source,
     path: str | os.PathLike,
     confidence: bool = False,
     probabilities: bool = False,
@@ -201,17 +203,18 @@ def land_cover(
     Returns the table, kept as ``area.csv`` with those of other maps in the folder, see `prsa.mapping.area.area_table`.
     Raises `PrsaError` for other sensors than the model's and for a disk that does not take the files.
     """
+    check_model(model)
     path, k = Path(path), len(model.classes)
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise PrsaError(f"{path.name}: expected a file name that ends in .tif. Fix: {path.stem}.tif.")
-    if isinstance(scene, xr.Dataset):
-        scene = check_scene(scene)
-        source = SceneSource(scene)
-    elif isinstance(scene, Mapping):
+    if isinstance(scene, dict):
         with open_windowed(scene) as source:
             return land_cover(model, source, path, confidence, probabilities, colours, split, on_part)
-    else:
+    if hasattr(scene, "read"):
         source = scene
+    else:
+        scene = check_scene(scene)
+        source = SceneSource(scene)
     truth, others = _test_labels(model, scene, split), _other_maps(path)
     (crs, transform), shape = _place(source), (source.sizes["y"], source.sizes["x"])
     hectares, basis = pixel_areas(transform, crs, shape)

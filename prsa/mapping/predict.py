@@ -13,7 +13,7 @@ import xarray as xr
 from ..data.scene import check_scene
 from ..network.prsanet import PRSANet
 from .passes import TILE, tile_logits
-from .sensors import Values, check_sensors
+from .sensors import Values, check_model, check_sensors
 from .windows import Block, SceneSource, Source, blocks, pieces
 
 
@@ -110,6 +110,7 @@ def predict_map(model, scene: xr.Dataset, probabilities: bool = False, tile: int
     ``probability (class, y, x)`` float32. Raises `PrsaError` for a scene that breaks the contract, and for other
     sensors, bands or wavelengths than the model's.
     """
+    check_model(model)
     scene = check_scene(scene)
     rows, cols = (slice(0, scene.sizes[axis]) for axis in ("y", "x"))
     whole = Part(rows, cols, len(model.classes), probabilities)

@@ -22,6 +22,7 @@ from ..config import METHODS, Config, make_config, named
 from ..errors import PrsaError
 from ..files import whole
 from ..network.prsanet import PRSANet
+from .sensors import check_model
 from .windows import SceneSource
 
 FORMAT = "prsa-model-1"
@@ -78,6 +79,7 @@ def save_model(model, path: str | os.PathLike) -> Path:
 
     Raises `PrsaError` for a classical classifier and for a network that `prsa.fit` did not make.
     """
+    check_model(model)
     path = Path(path)
     if not isinstance(model, torch.nn.Module):
         raise PrsaError(

@@ -12,6 +12,15 @@ SAMPLE, FEW = 4096, 100  # pixels of a block whose values are looked at, and how
 FAR, FLAT = 30, 0.05  # training deviations: values farther away, or all of them nearer together, are in another unit
 
 
+def check_model(model) -> None:
+    """Raise `PrsaError` for anything else than a trained model."""
+    if not hasattr(model, "modalities") or not hasattr(model, "classes"):
+        raise PrsaError(
+            f"expected a model, as prsa.fit or prsa.load_model returns it, got {type(model).__name__}. "
+            "Fix: fit returns two things: run, model = prsa.fit(scene); of a file: model = prsa.load_model(path)."
+        )
+
+
 def check_sensors(model, source: Source) -> None:
     """Raise `PrsaError` when modalities, bands, their names or their wavelengths are not those the model learnt from.
 
