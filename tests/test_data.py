@@ -339,6 +339,10 @@ def test_no_data_per_band_and_in_unsigned_integers():
     assert empty.sum(axis=(1, 2)).tolist() == [3 * 48, 5 * 48]
     scene["sar"] = counts.assign_attrs(missing_value=np.int8(-1))  # 255, as a reader of signed bytes writes it
     assert np.isnan(check_scene(scene)["sar"].values).sum(axis=(1, 2)).tolist() == [0, 5 * 48]
+    scene["sar"] = counts.astype(np.int16)
+    assert np.isnan(check_scene(scene.assign_attrs(nodata=255))["sar"].values).sum() == 5 * 48, (
+        "said for the whole scene"
+    )
     assert numbers(None) == [] and np.isnan(numbers("NaN")[0]) and numbers(b"[1, 2]") == [1, 2]
 
 
@@ -1818,7 +1822,7 @@ def test_validation_without_split_is_refused():
 def test_a_split_of_the_users_is_checked_and_an_edited_one_gets_a_hash_of_its_own():
     scene = check_scene(make_scene())
     split = split_scene(scene, "random")
-    assert check_split(scene, split) is split
+    assert check_split(scene, split).identical(split) and check_split(scene, split.T).identical(split)
     edited_split = split.copy()
     edited_split.values[:5] = 0
     again = check_split(scene, edited_split)

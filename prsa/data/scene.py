@@ -180,11 +180,12 @@ def check_scene(scene: xr.Dataset, source: str = "") -> xr.Dataset:
         fail("two or more modalities", f"{len(found)} ({found})", "Fix: add the second sensor as its own variable.")
     names = _names_of(scene, fail)
     top = {"label": len(json.loads(names)), "split": 2, "validation": 1}
-    data = {}
+    data, everywhere = {}, {key: value for key, value in scene.attrs.items() if nodata.is_key(key)}
     for name, var in variables.items():
         if name in RASTERS:
             data[name] = ("y", "x"), _raster(var, top.get(name), fail), nodata.plain(var.attrs)
         else:
+            var = var.assign_attrs(everywhere | var.attrs)
             values = _modality(str(name), var, source, fail)
             attrs = nodata.plain(var.attrs) | ({"nodata": np.nan} if nodata.is_measured(var) else {})
             data[str(name)] = (f"{name}_band", "y", "x"), values, attrs
@@ -247,9 +248,10 @@ def read_netcdf(path: Path, name: str) -> xr.Dataset:
         with xr.open_dataset(path, mask_and_scale=False, decode_times=False, decode_coords="all") as file:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             if file.nbytes > memory:  # a small file can hold it, compressed
+                sizes = f"({memory / 1e9:.0f} GB), got {file.nbytes / 1e9:.0f} GB"
                 raise PrsaError(
-                    f"{name}: expected a scene that fits into memory ({memory / 1e9:.0f} GB), got {file.nbytes / 1e9:.0f} "
-                    "GB. Fix: cut the scene; to map large rasters, prsa map reads them window by window."
+                    f"{name}: expected a scene that fits into memory {sizes}. Fix: cut the scene; to map large "
+                    "rasters, prsa map reads them window by window."
                 )
             return file.load()
     except PrsaError:

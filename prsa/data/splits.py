@@ -68,6 +68,8 @@ def check_split(scene: xr.Dataset, split: xr.DataArray, radius: int = 3) -> xr.D
 
     Raises `PrsaError` when it does not fit the scene.
     """
+    if isinstance(split, xr.DataArray) and set(split.dims) == {"y", "x"}:
+        split = split.transpose("y", "x")
     part = np.asarray(split)
     shape, coding = scene["label"].shape, "0 none, 1 train, 2 validation, 3 test"
     if part.shape != shape or part.dtype.kind not in "iu" or not np.isin(part, range(4)).all():
