@@ -17,36 +17,34 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ..data.simulate import firsts
+from ..report import claims
 from ..report.diagnostics import area_drift, calibration
 from . import scenes, tables, training
 from .style import save
 
-WHOLE = {  # name of a figure -> its table, and who draws it
-    "accuracy_ranking": ("accuracy", tables.accuracy_rankings),
-    "group_differences": ("evaluation", tables.group_differences),
-    "rank_intervals": ("ranking", tables.rank_intervals),
-    "ablation": ("ablation", tables.ablation_bars),
-    "leave_one_out": ("ablation", functools.partial(tables.ablation_bars, reference="prsanet")),
-    "claims": ("claims", tables.verdicts),
-}
-EACH = {  # name of figures -> their table, its column with a figure per value, and who draws them
-    "probe_gap": ("recovery", "group", tables.probe_gap),
-    "sensitivity": ("sensitivity", "scene", tables.sensitivity_curves),
-    "claims": ("claims", "scene", tables.forest),
-    "robustness": ("robustness", "group", tables.robustness),
-    "dial": ("dial", "kind", tables.curves),
-}
+OF_TABLES = (  # name of figures, their table, its column that they differ in (none: one figure), and who draws them
+    ("accuracy_ranking", "accuracy", None, tables.accuracy_rankings),
+    ("group_differences", "evaluation", None, tables.group_differences),
+    ("rank_intervals", "ranking", None, tables.rank_intervals),
+    ("ablation", "ablation", None, tables.ablation_bars),
+    ("leave_one_out", "ablation", None, functools.partial(tables.ablation_bars, reference="prsanet")),
+    ("probe_gap", "recovery", "group", tables.probe_gap),
+    ("sensitivity", "sensitivity", "scene", tables.sensitivity_curves),
+    ("claims", "claims", None, tables.verdicts),
+    ("claims", "claims", "scene", tables.forest),
+    ("robustness", "robustness", "group", tables.robustness),
+    ("dial", "dial", "kind", tables.curves),
+)
 
 
 def _of_tables(found: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
-    for stem, (name, draw) in WHOLE.items():
-        if len(found.get(name, ())):
-            yield stem, draw(found[name])
-    for stem, (name, column, draw) in EACH.items():
-        for value in dict.fromkeys(found[name][column]) if len(found.get(name, ())) else ():
-            if (stem, value) == ("claims", "all"):
-                continue  # stands in the figure of every group
-            yield f"{stem}_{value}", draw(found[name], value)
+    for stem, name, column, draw in OF_TABLES:
+        table = found.get(name, ())
+        if len(table) and column is None:
+            yield stem, draw(table)
+        for value in dict.fromkeys(table[column]) if len(table) and column else ():
+            if value != claims.ALL:  # stands in the figure of every group
+                yield f"{stem}_{value}", draw(table, value)
 
 
 def _of_runs(runs: list[xr.Dataset]) -> Iterator[tuple[str, Figure]]:

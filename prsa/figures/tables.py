@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from ..data.simulate import CONFIGS
-from ..report.claims import ALL, SMALLEST, unit
+from ..report.claims import ALL, SMALLEST, matrix, unit
 from ..report.intervals import critical_difference
 from ..report.robustness import CLEAN, MISSING, dominant
 from .shapes import one, points, ratio_axis, row_panels, zero
@@ -151,8 +151,7 @@ def _claim_labels(ax, place, labels: list[str], lines: list):
 @styled
 def verdicts(ledger: pd.DataFrame) -> Figure:
     """The whole ledger of claims: a row per effect, a column per group of scenes, each cell coloured by its verdict."""
-    roles = ledger["measure"].str.replace(r"\S+ \((slow|middle|fast)\)", r"the \1 branch", regex=True)
-    table = ledger.assign(row=roles)  # alike for all groups, whatever their sensors are called
+    table = matrix(ledger)
     names, lines = list(dict.fromkeys(table["scene"])), _claim_lines(table, "row")
     figure, ((ax,),) = panels(1, 1, LINE * (len(lines) + 3) + 0.4, 4.4 + 0.72 * len(names))
     for cell in table.itertuples():
