@@ -37,6 +37,7 @@ from prsa.data.scene import check_names, check_scene, class_names, empty_pixels,
 from prsa.data.simulate import EMBEDDED
 from prsa.data.splits import KINDS, LEAKING, TEST, TRAIN, VAL, check_split, leaking_share, part_counts
 from prsa.errors import PrsaError
+from prsa.study import plan
 
 NETCDF3 = {"engine": "scipy", "format": "NETCDF3_64BIT"}
 
@@ -1507,6 +1508,18 @@ def test_command_line_makes_what_it_can_and_reports_the_rest(by_hand, data, tiny
     assert benchmarks.main(["trento"]) == 0 and benchmarks.main([]) == 0
     with pytest.raises(PrsaError, match="houston2018"):
         open_scene("houston")
+
+
+def test_a_benchmark_is_studied_at_full_size(tmp_path, monkeypatch):
+    """Patch 11 and 150 epochs with the full preset, a split whose buffer fits that patch, results with the full study."""
+    path = str(save_scene(make_scene(), tmp_path / "tiny.nc"))
+    monkeypatch.setattr(plan, "BENCHMARKS", {path: None})
+    monkeypatch.setenv("PRSA_RESULTS", str(tmp_path / "results"))
+    source, spec = plan.Source(path), plan.RunSpec(path, "prsanet", 0, "full")
+    config = source.config(spec)
+    assert (config.patch, config.epochs, config.max_steps) == (11, 150, 0)
+    assert source.split(config).attrs["radius"] == 5 and source.path(spec).parent == files.results("full") / "runs"
+    assert source.config(plan.RunSpec(path, "prsanet", 0, "quick")).patch == 7
 
 
 # ---- splits
