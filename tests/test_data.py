@@ -1511,7 +1511,7 @@ def test_command_line_makes_what_it_can_and_reports_the_rest(by_hand, data, tiny
 
 
 def test_a_benchmark_is_studied_at_full_size(tmp_path, monkeypatch):
-    """Patch 11 and 150 epochs with the full preset, a split whose buffer fits that patch, results with the full study."""
+    """Patch 11 and 150 epochs with the full preset, a split whose buffer fits that patch, results of the full study."""
     path = str(save_scene(make_scene(), tmp_path / "tiny.nc"))
     monkeypatch.setattr(plan, "BENCHMARKS", {path: None})
     monkeypatch.setenv("PRSA_RESULTS", str(tmp_path / "results"))
