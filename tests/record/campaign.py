@@ -209,6 +209,7 @@ def kill_download(folder: Path) -> str:
     digests = [hashlib.sha256(data).hexdigest() for data in ((served / "a.zip").read_bytes(), content)]
     handler = functools.partial(_Quiet, directory=served)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.handle_error = lambda *_: None  # the killed one's connection breaks
         threading.Thread(target=server.serve_forever, daemon=True).start()
         given = [str(folder / "raw"), f"http://127.0.0.1:{server.server_port}/a.zip", digests[0], {"m.bin": digests[1]}]
         process = subprocess.Popen([sys.executable, "-c", FETCH, json.dumps(given)], stderr=subprocess.DEVNULL)
