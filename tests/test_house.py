@@ -12,7 +12,7 @@ import pytest
 from prsa.files import ROOT
 
 ORDER = ("errors", "files", "config", "metrics", "data", "network", "training", "comparators", "mapping", "study")
-ORDER = (*ORDER, "report", "figures", "course", "reproduce", "cli")
+ORDER = (*ORDER, "report", "figures", "course", "reproduce", "cli", "maps", "leakage")
 PACKAGE, LIMIT = ROOT / "prsa", 7800  # lines, but for what came with new capabilities
 NEW = {  # files of capabilities that came later: rasters and CRS, no-data in every spelling, maps as files, commands
     "data": ("rasters", "windowed", "labels", "grid", "nodata"),
