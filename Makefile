@@ -112,7 +112,7 @@ status: $(STAMP)
 # Two calls: nbval in one process with the unit tests scatters cells. Results go to a folder of their own, so that a test
 # neither uses nor changes the user's.
 test: $(STAMP)
-	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && export PRSA_RESULTS="$$tmp" && \
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && export PRSA_RESULTS="$$tmp" && \
 	$(PY) -m pytest -q tests && \
 	$(PY) -m pytest -q -p no:cacheprovider --nbval-lax --nbval-kernel-name $(KERNEL) --nbval-cell-timeout 300 notebooks
 
@@ -144,7 +144,7 @@ tune: $(STAMP)
 # in a worktree with an environment of its own (about as long as make reproduce).
 SEARCH  := fa52b34
 research:
-	@tmp=$$(mktemp -d) && trap 'git worktree remove --force "$$tmp/prsa" 2>/dev/null; rm -rf "$$tmp"' EXIT && \
+	@tmp=$$(mktemp -d) && trap 'git worktree remove --force "$$tmp/prsa" 2>/dev/null; rm -rf "$$tmp"' EXIT INT TERM && \
 	git worktree add --quiet --detach "$$tmp/prsa" $(SEARCH) && unset PRSA_RESULTS && $(MAKE) -C "$$tmp/prsa" research && \
 	mkdir -p results && cp "$$tmp/prsa/results/research.csv" results/
 
