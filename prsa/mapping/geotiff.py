@@ -34,6 +34,7 @@ from .windows import BLOCK, SceneSource, Source
 
 CACHE = 2**28  # bytes of files that GDAL keeps: a row of a tiled file's blocks, whatever the scene
 AREAS = "area.csv"
+GDAL_ERRORS = (RasterioError, rasterio._err.CPLE_BaseError)
 
 
 def _place(source: Source) -> tuple[CRS | None, Affine]:
@@ -144,10 +145,11 @@ def _test_labels(model, scene, split: xr.DataArray | None) -> np.ndarray | None:
         split = own if own.attrs["hash"] == card["split"]["hash"] else None
     if split is None:
         return None
-    if class_names(scene) != model.classes:
+    if (here := class_names(scene)) != model.classes:
         raise PrsaError(
-            f"split: expected test pixels of the model's classes {model.classes}, got {class_names(scene)} in the "
-            "scene. Fix: give the scene the model's class_names and renumber its labels, or map it without a split."
+            f"split: expected test pixels of the model's classes ({', '.join(model.classes)[:200]}), got those of "
+            f"others ({', '.join(here)[:200]}). Fix: give the scene the model's class_names and renumber its labels, "
+            "or map it without a split."
         )
     return np.where(split.values == TEST, scene["label"].values, 0)
 
@@ -174,8 +176,9 @@ def _disk(path: Path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a scene without a place gives a map without one
             yield
-    except (OSError, RasterioError, rasterio._err.CPLE_BaseError) as error:
-        cause = CAUSES.get(getattr(error, "errno", None), CAUSES[errno.ENOSPC])
+    except (OSError, *GDAL_ERRORS) as error:
+        number = errno.ENOSPC if isinstance(error, GDAL_ERRORS) else error.errno
+        cause = CAUSES.get(number, CAUSES[errno.ENOSPC])
         raise PrsaError(
             f"cannot write {path}: {str(error)[:300]}. Likely cause: {cause}; or choose another folder. "
             "Nothing half-written is left."
