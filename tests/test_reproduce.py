@@ -325,7 +325,7 @@ import sys
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from prsa import figures, files, reproduce
-plt.imshow(np.random.rand(200, 200))
+plt.imshow(np.random.rand(90, 90))
 figures.write_all = lambda tables, runs, folder, *_: figures.save(plt.gcf(), folder / "one")  # a minute less
 files.NOTEBOOKS = Path(sys.argv[1])
 if __name__ == "__main__":

@@ -464,9 +464,9 @@ def test_no_worker_outlives_its_parent(finished, small, results, moment, sent):
             time.sleep(0.5)
         send, number = (os.kill if sent == "KILL" else os.killpg), getattr(signal, f"SIG{sent}")
         send(process.pid, number)  # a terminal sends Ctrl-C to the whole group
-        err = process.communicate(timeout=20)[1]
+        err = process.communicate(timeout=120)[1]
         assert err.count("Traceback") == (sent == "INT") and "SpawnProcess" not in err, "the workers say nothing"
-        end = time.monotonic() + 5
+        end = time.monotonic() + 20
         while alive(process.pid) and time.monotonic() < end:
             time.sleep(0.1)
         assert not alive(process.pid), f"orphans: {alive(process.pid)}"
