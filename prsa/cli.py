@@ -103,6 +103,7 @@ def _fit(given) -> None:
 def _map(given) -> None:
     from .data.sources import open_scene
     from .data.windowed import open_windowed
+    from .figures.style import class_colours
     from .mapping import land_cover, load_model
     from .study.progress import bar
 
@@ -122,6 +123,7 @@ def _map(given) -> None:
             out,
             given.confidence,
             given.probabilities,
+            class_colours(model.classes),
             on_part=lambda done, _: line.update(done - line.n),
         )
     shown = [c for c in ("class", "pixels", "area_ha", "adjusted_ha", "adjusted_lo", "adjusted_hi") if c in areas]
