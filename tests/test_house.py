@@ -23,7 +23,7 @@ NEW = {  # files of capabilities that came later: rasters and CRS, no-data in ev
     "cli": (),
 }
 LAZY = {  # file or room -> what it imports inside a function, and why
-    "cli": ".data .metrics .mapping .study .figures .reproduce",  # a command enters its room: prsa --help answers at once
+    "cli": ".data .metrics .mapping .study .figures .reproduce",  # prsa --help answers at once
     "data.windowed": "h5py scipy",  # only for files of MATLAB
     "data.grid": "rasterio",  # heavy; only for scenes that give their CRS as text
     "figures.training": "sklearn",  # a second to load, used by one figure
