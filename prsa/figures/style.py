@@ -217,9 +217,11 @@ def save(figure: Figure, stem) -> list[Path]:
     stem, dates = Path(stem), dict.fromkeys(("CreationDate", "Creator", "Producer"))
     paths = [stem.parent / f"{stem.name}.{kind}" for kind in ("png", "pdf")]
     for path, metadata in zip(paths, ({"Software": None}, dates)):
+        form = {"format": path.suffix[1:], "dpi": 150, "bbox_inches": "tight", "pad_inches": 0.05}
+        image = io.BytesIO()  # on a full disk, the PDF writer's own clean-up fails
+        figure.savefig(image, metadata=metadata, **form)
         with files.whole(path) as part:
-            form = {"format": path.suffix[1:], "dpi": 150, "bbox_inches": "tight", "pad_inches": 0.05}
-            figure.savefig(part, metadata=metadata, **form)
+            part.write_bytes(image.getvalue())
     return paths
 
 
