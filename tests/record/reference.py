@@ -171,9 +171,25 @@ def speed(reference: Path) -> str:
     )
 
 
+def reliability(reference: Path) -> str:
+    """How far the same run differs on other processors, and what the campaign found, once it was run."""
+    machines, accuracy = _table(reference, "machines", "tables/accuracy")
+    other = machines[machines["setting"].ne("one thread")]
+    worst, square = other.loc[other["difference"].abs().idxmax()], (other["difference"] ** 2).mean()
+    seeds = accuracy.set_index(["scene", "method"])["oa_sd"]
+    usual = seeds.loc[list(zip(other["scene"], other["method"]))].mean()
+    campaign = reference / "campaign.csv"
+    rows = pd.read_csv(campaign).fillna("").to_dict("records") if campaign.is_file() else []
+    return (
+        f"Largest difference of one run's OA: {abs(worst['difference']):.1f} points (`{worst['scene']}`, "
+        f"`{worst['method']}`, {worst['setting']}); root mean square over {len(other)} runs: {square**0.5:.1f}. "
+        f"Deviation of the same methods over seeds: {usual:.1f} points.\n"
+    ) + (f"\n{markdown(rows)}" if rows else "")
+
+
 TEXTS = {  # file -> the blocks in it
     files.ROOT / "README.md": (commands, headline),
-    REFERENCE / "README.md": (results, findings, comparison, speed),
+    REFERENCE / "README.md": (results, findings, comparison, speed, reliability),
 }
 
 
