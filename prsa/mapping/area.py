@@ -79,7 +79,8 @@ def area_table(
     ``name`` of the map; ``rows`` (y, 1 + K): pixels of no data and of every class in each row of the map; ``hectares``
     and ``basis`` from `pixel_areas`; ``counts`` (K, K): test pixels by true (row) and mapped class, 0 without any.
     Accuracies are points, 0 to 100, for all classes the overall accuracy twice; ``*_lo`` and ``*_hi`` are the ends of
-    the intervals. Test pixels of one polygon or block are alike: the truth lies outside more often than they say.
+    the intervals. Test pixels of one polygon or block are alike: the truth lies outside more often than they say. Where
+    all test pixels are right, the interval has no width, which is no proof.
     """
     pixels, area = rows.sum(0), hectares @ rows
     table = pd.DataFrame({"map": name, "class": [*classes, "all classes", "no data"], "measured_in": basis})
