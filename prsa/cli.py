@@ -131,6 +131,14 @@ def _map(given) -> None:
     print(f"written: {out}, and area.csv beside it")
 
 
+def _runs(given) -> None:
+    from . import files
+    from .study.provenance import line, runs_of
+
+    found = runs_of(given.table, files.results(given.preset))
+    print(*found, line(found), sep="\n")
+
+
 def _reproduce(arguments: list[str]) -> int:
     from .reproduce import main as reproduce
 
@@ -140,7 +148,7 @@ def _reproduce(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("prsa", description=__doc__.splitlines()[0], epilog=EXAMPLE, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    commands = parser.add_subparsers(title="commands", required=True, metavar="{scene,fit,map,reproduce}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="{scene,fit,map,runs,reproduce}")
 
     scene = commands.add_parser("scene", help="new: rasters and labels to a scene; check or show a scene")
     kinds = scene.add_subparsers(required=True, metavar="{new,check,show}")
@@ -175,6 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     maps.add_argument("--confidence", action="store_true", help="the probability of the chosen class, as a second file")
     maps.add_argument("--probabilities", action="store_true", help="the probability of every class, as another file")
     maps.set_defaults(run=_map)
+    made = commands.add_parser("runs", help="the run files that a table or figure of the study was made of")
+    made.add_argument("table", help="its name, e.g. accuracy or group_differences")
+    made.add_argument("--preset", default="full", choices=("full", "quick"), help="of which study (default: full)")
+    made.set_defaults(run=_runs)
     commands.add_parser("reproduce", help="the whole study: runs, tables, figures, notebooks", add_help=False)
     return parser
 

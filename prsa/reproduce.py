@@ -22,7 +22,8 @@ from . import files
 from .errors import PrsaError
 from .study.execute import cores, run, workers
 from .study.plan import Plan
-from .study.status import MADE_OF, other_versions, status
+from .study.provenance import GROUPS, STUDY, attributes, of_figures, record
+from .study.status import other_versions, status
 
 # Opening brackets that become text: of Markdown all, of HTML those of tags that tables and data sets are not made of.
 _PLAIN = "b|br|caption|code|dd|div|dl|dt|em|i|input|label|li|p|path|pre|span|strong|style|svg|symbol|t[rdh]|table|use"
@@ -195,9 +196,10 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
             found = study.open(there)
             tables = report.write_all(found, study.scenes, study.splits, results / "tables")
             _only(tables, results / "tables")
-            made = json.dumps(sorted(study.path(spec).name for spec in there), indent=1)
-            files.write_text(made + "\n", results / "tables" / MADE_OF)
-            figures.write_all(tables, found, results / "figures", study.scenes, study.splits)
+            drawn = figures.write_all(tables, found, results / "figures", study.scenes, study.splits)
+            stems = {stem: name for stem, name, *_ in figures.OF_TABLES}
+            group = {name: GROUPS.get(name, STUDY) for name in tables}
+            record(study, there, group | of_figures([path.stem for path in drawn], stems, study), results / "tables")
             written[:] = there
             first.append((time.monotonic() - start) / 60)
         if seed is not None:
@@ -205,8 +207,8 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
 
     with files.explained(results), files.held(results, _say):
         files.sweep(results)
-        missing = study.missing(specs)
-        for line in other_versions(study.open(spec for spec in specs if spec not in set(missing))):
+        missing = set(study.missing(specs))
+        for line in other_versions(attributes(study.path(spec)) for spec in specs if spec not in missing):
             _say(line)
         _say(f"{len(specs)} runs ({', '.join(study.scenes)}; {seeds} seeds; preset {preset}), {jobs} at a time")
         run(study, specs, jobs, device, write)
@@ -258,7 +260,8 @@ def main(arguments: list[str] | None = None) -> int:
             from .report.text import COLUMNS
 
             study = Plan(scenes, seeds, given.methods, given.preset)
-            print(*status(study, files.results(given.preset) / "tables", COLUMNS, given.jobs), sep="\n")
+            tables = {name: GROUPS.get(name, STUDY) for name in COLUMNS}
+            print(*status(study, files.results(given.preset), tables, given.jobs), sep="\n")
             return 0
         reproduce(scenes, seeds, given.jobs, given.device, given.methods, given.preset)
     except PrsaError as error:

@@ -17,13 +17,13 @@ PACKAGE, LIMIT = ROOT / "prsa", 7800  # lines, but for what came with new capabi
 NEW = {  # files of capabilities that came later: rasters and CRS, no-data in every spelling, maps as files, commands
     "data": ("rasters", "windowed", "labels", "grid", "nodata"),
     "mapping": ("saved", "geotiff", "area", "windows", "sensors"),
-    "study": ("status", "cluster"),
+    "study": ("status", "provenance", "cluster", "archive"),
     "figures": ("places",),
     "course": (),
     "cli": (),
 }
 LAZY = {  # file or room -> what it imports inside a function, and why
-    "cli": ".data .metrics .mapping .study .figures .reproduce",  # prsa --help answers at once
+    "cli": ".data .metrics .mapping .study .figures .reproduce .files",  # prsa --help answers at once
     "data.windowed": "h5py scipy",  # only for files of MATLAB
     "data.grid": "rasterio",  # heavy; only for scenes that give their CRS as text
     "figures.training": "sklearn",  # a second to load, used by one figure

@@ -399,10 +399,15 @@ def test_the_status_says_what_is_there_missing_or_stale(room, undisturbed, tmp_p
     versions = json.dumps(json.loads(run.attrs["versions"]) | {"torch": "1.0"})
     runs.save_run(run.assign_attrs(versions=versions), path)
     (tmp_path / "quick" / "tables" / "ranking.csv").unlink()
-    (tmp_path / "quick" / "tables" / "runs.json").write_text(json.dumps([path.name]))
     lines, _ = asked()
-    assert lines["1"].startswith("runs were trained with torch 1.0, now it is 2.")
-    assert lines["accuracy"] == "stale: 1 runs are not in it" and lines["ranking"] == "not written yet"
+    assert lines["1"].startswith("runs were trained with torch 1.0, now 2.")
+    assert lines["accuracy"].startswith("stale: 1 runs (trained with torch 1.0, now 2.")
+    assert lines["figures/one"] == lines["accuracy"] and lines["datasets"] == "up to date"
+    made = tmp_path / "quick" / "tables" / "runs.json"
+    made.write_text(made.read_text().replace("__concat__", '__concat__s7__0123456789abcdef.nc", "__concat__'))
+    lines, _ = asked()
+    assert lines["accuracy"] == "stale: it holds 2 runs (not planned, or deleted)"
+    assert lines["ranking"] == "not written yet"
 
 
 def test_two_calls_at_once_and_again_give_the_same(room, undisturbed, tmp_path):

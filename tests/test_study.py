@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from prsa.data import simulate
 from prsa.data.patches import normalise
 from prsa.data.scene import scene_hash
 from prsa.data.splits import TEST, TRAIN, VAL
-from prsa.study import Plan, RunSpec, degrade, evaluate, execute, plan, progress, run, runs
+from prsa.study import Plan, RunSpec, degrade, evaluate, execute, plan, progress, provenance, run, runs
 from prsa.study.plan import ABLATIONS, COMPARATORS, DIAL, DIAL_METHODS, SENSITIVITY, STUDY, dial_grid, grid
 
 NAMES = ("hsi", "sar", "dsm")
@@ -854,3 +855,51 @@ def test_damage_costs_accuracy_where_the_modality_is_all_there_is():
     oa = {name: np.trace(c) / c.sum() for name, c in zip(names, counts)}
     assert oa["none"] > 0.9 and oa["hsi missing"] < 0.6 and "sar missing" not in names
     assert oa["hsi noise 2"] < oa["hsi noise 0.5"] <= oa["none"] and oa["hsi band loss 0.75"] < oa["none"]
+
+
+# Where a number comes from
+
+
+def test_a_line_names_a_set_of_runs_by_names_and_contents(finished, tmp_path):
+    where = finished[2]
+    text = provenance.line(where)
+    assert re.fullmatch(r"6 runs, set [0-9a-f]{8}, (commit [0-9a-f]{7,}( with changes)?|prsa .+)", text), text
+    assert provenance.line([*where[::-1], where[0]]) == text != provenance.line(where[1:]), "a set has no order"
+    copies = [tmp_path / path.name for path in where]
+    for path, copy in zip(where, copies):
+        copy.write_bytes(path.read_bytes())
+    assert provenance.line(copies) == text, "nor a folder"
+    copies[0].write_bytes(copies[1].read_bytes())
+    assert provenance.line(copies) != text
+    with pytest.raises(PrsaError, match="expected 6 run files, 1 are missing, first tiny__late"):
+        copies[0].unlink() or provenance.line(copies)
+    assert provenance.attributes(where[0]) == dict(runs.load_run(where[0]).attrs)
+
+
+def test_tables_and_figures_name_their_runs(tmp_path, results):
+    made = Plan(["sim-sar", "sim-tri"], 2, None, "quick")
+    extra = RunSpec("sim-sar", "prsanet", 0, "quick", (("lr", 0.1),)), RunSpec("sim-sar", "gated", 0, "quick")
+    made.specs += extra
+    of = provenance.groups(made)
+    assert len(of["study"]) == 24 and extra[1] in of["ablation"] and not {*extra} & {*of["study"]}
+    assert extra[0] in of["sensitivity"] and {s.method for s in of["sensitivity"]} == {"prsanet"}
+    assert of["dial"] == made.dial and {*of["claims"]} == {*of["ablation"], *made.dial} and of["scenes"] == []
+    assert {s.scene for s in of["scene sim-tri"]} == {"sim-tri"}
+    stems = {stem: table for stem, table, *_ in figures.OF_TABLES}
+    names = [
+        "accuracy_ranking",
+        "dial_sim-sar",
+        "probe_gap_sim-sar",
+        "pca_sim-sar",
+        "map_concat_sim-tri",
+        "leave_one_out",
+    ]
+    found = provenance.of_figures(names, stems, made)
+    assert [*found.values()] == ["study", "dial", "ablation", "scene sim-sar", "scene sim-tri", "ablation"]
+    provenance.record(made, made.specs[:3], {"accuracy": "study"} | found, results / "tables")
+    for name in ("accuracy", "accuracy_ranking"):
+        assert provenance.runs_of(name, results) == sorted(
+            results / "runs" / made.path(spec).name for spec in made.specs[:3]
+        )
+    with pytest.raises(PrsaError, match="expected a table or figure of .*, got 'acuracy'. There are: accuracy, fig"):
+        provenance.runs_of("acuracy", results)

@@ -106,13 +106,17 @@ class Plan:
     def path(self, spec: RunSpec) -> Path:
         """Where the run of this spec is, or will be, stored; the spec may be of a scene outside the plan, too."""
         if spec not in self._paths:
-            if spec.scene not in self._sources:
-                self._sources[spec.scene] = Source(spec.scene)
-            source = self._sources[spec.scene]
+            source = self.source(spec.scene)
             self._paths[spec] = source.path(spec)
             if spec.scene not in self.sources:
                 source.scene = None  # those of the dial are many
         return self._paths[spec]
+
+    def source(self, name: str) -> Source:
+        """What was opened under a name or path that a spec holds; opened now for a scene outside the plan."""
+        if name not in self._sources:
+            self._sources[name] = Source(name)
+        return self._sources[name]
 
     def missing(self, specs: Iterable[RunSpec] | None = None) -> list[RunSpec]:
         """Those of the specs (default: ``specs``), each once, that have no whole run file yet."""

@@ -55,7 +55,8 @@ ATTRS = (
     *("macs_pixel", "probed", "epoch_used", "seconds", "samples_per_s", "versions"),
 )
 PARTS = ("train", "val", "test")
-CODE_ROOMS = ("config", "metrics", "data", "network", "training", "comparators", "mapping", "study")
+CODE_ROOMS = ("config", "metrics", "data", "network", "training", "comparators", "mapping")
+CODE_ROOMS += ("study/fit", "study/evaluate", "study/degrade", "study/runs")  # the rest of the study only executes
 
 # Names of ``condition``: CLEAN, "hsi noise 0.5" (modality, degradation, strength), "sar missing".
 CLEAN = "none"
