@@ -26,7 +26,7 @@ STAMP   := $(ENV)/.complete
 PYTHON_OK := 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
 CONDA   := $(firstword $(shell command -v mamba 2>/dev/null) $(shell command -v conda 2>/dev/null))
 
-# Notebooks name the kernel `prsa`, which exists only inside $(ENV); papermill and nbval are told it again. A notebook that
+# Notebooks name the kernel `prsa`, which comes with the package; papermill and nbval are told it again. A notebook that
 # says `python3` gets whichever kernel of that name is found first, often one without these packages.
 KERNEL  := prsa
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -39,7 +39,7 @@ RECORD   = PYTHONPATH="$$PWD/tests" $(PY) -m record
 STUDY    = $(PY) -m prsa.reproduce --device '$(DEVICE)' $(if $(SCENES),--scenes "$$SCENES") \
            $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(METHODS),--methods $(METHODS))
 
-# A folder that was moved is installed again: the kernel and the package are registered by their absolute path.
+# A folder that was moved is installed again: scripts and the package are registered by their absolute path.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
@@ -97,7 +97,6 @@ else
 endif
 	@$(PY) -m pip install -qq --disable-pip-version-check -r requirements.lock
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@$(PY) -m ipykernel install --sys-prefix --name $(KERNEL) --display-name "Python ($(KERNEL))" >/dev/null
 	@pwd -P > $@
 
 quick: $(STAMP)

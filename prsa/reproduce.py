@@ -7,7 +7,6 @@ works in a results folder: a second one waits, then finds the runs of the first.
 import argparse
 import json
 import os
-import re
 import shlex
 import sys
 import time
@@ -25,12 +24,7 @@ from .study.plan import Plan
 from .study.provenance import GROUPS, STUDY, attributes, of_figures, record
 from .study.status import other_versions, status
 
-# Opening brackets that become text: of Markdown all, of HTML those of tags that tables and data sets are not made of.
-_PLAIN = "b|br|caption|code|dd|div|dl|dt|em|i|input|label|li|p|path|pre|span|strong|style|svg|symbol|t[rdh]|table|use"
-_PLAIN += "|thead|tbody|tfoot|title|ul|defs|h[1-6]"
-UNSAFE = {"text/markdown": re.compile("<")}
-UNSAFE["text/html"] = re.compile(rf"<(?!/?({_PLAIN})\b[^<]*>)|<(?=[^>]*\son\w+\s*=)", re.IGNORECASE)
-KERNEL = "prsa"  # registered by `make env` inside the environment
+KERNEL = "prsa"  # comes with the package, see pyproject.toml
 _EVALUATION = tuple(f"sim-{kind}{seed}" for kind in ("sar", "lidar", "tri") for seed in ("", ":1", ":2"))
 DEFAULTS = {"full": (_EVALUATION, 3), "quick": (("sim-sar",), 2)}  # preset: scenes, seeds
 
@@ -96,28 +90,13 @@ def run_notebook(path: Path, out: Path, parameters: dict, kernel: str = KERNEL) 
     return out
 
 
-def to_html(notebook: Path, out: Path) -> Path:
-    """Write an executed notebook as one HTML file, figures included; names in its outputs are text and run nothing."""
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    nb = nbformat.read(notebook, as_version=4)
-    for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
-        for kind, unsafe in UNSAFE.items():
-            if kind in output.get("data", {}):
-                output.data[kind] = unsafe.sub("&lt;", output.data[kind])
-    return files.write_text(HTMLExporter(embed_images=True).from_notebook_node(nb)[0], out)
-
-
 def _execute(path: Path, results: Path, parameters: dict, threads: int) -> float:
-    """One notebook and its HTML copy, in a process of its own; returns the seconds it took."""
+    """One notebook, in a process of its own; returns the seconds it took."""
     start = time.monotonic()
     os.environ |= {"OMP_NUM_THREADS": str(threads), "JUPYTER_PREFER_ENV_PATH": "1", "PRSA_LOG": "1"}  # for the kernel
-    warnings.simplefilter("ignore")  # of what papermill and nbconvert depend on
-    report = results / "report" / f"{path.stem}.html"
-    report.unlink(missing_ok=True)
+    warnings.simplefilter("ignore")  # of what papermill depends on
     chosen = {name: value for name, value in parameters.items() if name in declared(path)}
-    to_html(run_notebook(path, results / "notebooks" / path.name, chosen), report)
+    run_notebook(path, results / "notebooks" / path.name, chosen)
     return time.monotonic() - start
 
 
@@ -125,10 +104,12 @@ def run_notebooks(
     notebooks: list[Path], results: Path, parameters: dict, jobs: int, say: Callable[[str], None] = print
 ) -> None:
     """Execute notebooks that do not depend on each other, ``jobs`` at a time; each gets those of the parameters that it
-    declares. Executed copies go to ``results/notebooks``, HTML copies to ``results/report``.
+    declares. Executed copies go to ``results/notebooks``, then all to HTML in ``results/report``.
 
     The others go on when one fails; then raises `PrsaError` that names all that failed.
     """
+    from .report import pages
+
     calls, failed = [(path, results, parameters, max(1, cores() // jobs)) for path in notebooks], []
     with workers(min(jobs, len(calls)), _execute, calls) as futures:
         for future in as_completed(futures):
@@ -139,6 +120,7 @@ def run_notebooks(
                 killed = "a notebook's process was killed (out of memory?). Fix: run again with a smaller JOBS."
                 say(f"  {error if isinstance(error, PrsaError) else f'{name}: {killed}'}")
                 failed.append(name)
+    pages.write_all(results, [path.stem for path in notebooks])
     if failed:
         raise PrsaError(f"{len(failed)} of {len(notebooks)} notebooks failed, see above: {', '.join(sorted(failed))}.")
 
@@ -216,22 +198,21 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
         _say(f"executing {len(notebooks)} notebooks")
         settings = {"seeds": seeds, "preset": preset, "jobs": jobs, "device": device, "methods": methods}
         run_notebooks(notebooks, results, {"scenes": study.sources} | settings, jobs, _say)
-        for folder in ("notebooks", "report"):
-            _only({path.stem for path in notebooks}, results / folder)
+        _only({path.stem for path in notebooks}, results / "notebooks")
         minutes = (time.monotonic() - start) / 60
         if len(missing) == len(specs):  # the time of a resumed study says nothing
             timing = {"minutes": round(minutes, 1), "first_table_minutes": round(first[0], 1), "runs": len(specs)}
             timing |= {"scenes": list(study.scenes), "seeds": seeds, "jobs": jobs, "cores": cores(), "device": device}
             files.write_text(json.dumps(timing, indent=1) + "\n", results / "timing.json")
     _say(f"done in {minutes:.1f} min. In {results}:\n  tables/     CSV, Markdown, LaTeX\n  figures/    PNG, PDF")
-    _say("  notebooks/  executed copies\n  report/     the same as HTML")
+    _say("  notebooks/  executed copies\n  report/     the same as HTML: open index.html")
     return results
 
 
 def _only(names: Iterable[str], folder: Path) -> None:
     """Remove what an earlier study left in a folder that this one does not make."""
     for path in folder.glob("[!.]*"):
-        if path.stem not in names and path.suffix in (".csv", ".md", ".tex", ".ipynb", ".html"):
+        if path.stem not in names and path.suffix in (".csv", ".md", ".tex", ".ipynb"):
             path.unlink(missing_ok=True)
 
 

@@ -1,5 +1,6 @@
 """One environment, two ways to it: pyproject.toml, requirements.lock, environment.yml and the Makefile agree."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import yaml
@@ -62,12 +64,20 @@ def test_installed_versions_are_the_locked_ones():
     assert not wrong, f"expected the versions of requirements.lock, got {wrong}. Fix: make env"
 
 
+def test_the_editable_install_brought_the_kernel():
+    """Binder, JupyterHub and conda install by environment.yml alone; the Makefile adds nothing to that."""
+    installed = Path(sys.prefix) / "share" / "jupyter" / "kernels" / "prsa" / "kernel.json"
+    assert installed.read_text() == (ROOT / "prsa" / "kernel.json").read_text(), "Fix: make env"
+    assert json.loads(installed.read_text())["argv"][0] == "python", "Jupyter puts its own in the place of this"
+
+
 def test_the_code_imports_only_declared_packages():
     text = "\n".join(file.read_text() for file in (ROOT / "prsa").rglob("*.py"))
     names = set(re.findall(r"^\s*(?:import|from) ([a-z_0-9]+)", text, re.M)) - set(sys.stdlib_module_names) - {"prsa"}
     known = metadata.packages_distributions()
     third = {canonicalize_name(known[name][0]) for name in names if name in known}
-    assert third <= {canonicalize_name(need.name) for need in DIRECT}, "declare it, with a reason for its bound"
+    build = [Requirement(text) for text in PROJECT["build-system"]["requires"]]
+    assert third <= {canonicalize_name(need.name) for need in DIRECT + build}, "declare it, with a reason for its bound"
 
 
 def test_conda_brings_python_only_and_pip_the_same_lock():
@@ -134,11 +144,7 @@ def project(tmp_path):
 
 
 PIP = ".env/bin/python -m pip install -qq --disable-pip-version-check"
-AFTER = [
-    f"{PIP} -r requirements.lock",
-    f"{PIP} --no-deps --no-build-isolation -e .",
-    ".env/bin/python -m ipykernel install --sys-prefix --name prsa --display-name Python (prsa)",
-]
+AFTER = [f"{PIP} -r requirements.lock", f"{PIP} --no-deps --no-build-isolation -e ."]
 QUICK = ".env/bin/python -m prsa.reproduce --device auto --preset quick"
 
 
@@ -161,7 +167,7 @@ def test_make_env_without_conda_uses_venv_and_the_lock(project):
 def test_an_interrupted_installation_is_not_taken_for_finished(project):
     done = project("env", FAIL_ON="requirements.lock")
     assert done.returncode != 0 and done.calls[-1].endswith("-r requirements.lock")
-    assert project("quick", FAIL_ON="ipykernel").returncode != 0
+    assert project("quick", FAIL_ON="--no-deps").returncode != 0
     done = project("quick")
     assert done.returncode == 0 and done.calls == ["python3.11 -m venv .env", *AFTER, QUICK]
 

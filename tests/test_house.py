@@ -11,16 +11,30 @@ import pytest
 
 from prsa.files import ROOT
 
-ORDER = ("errors", "files", "config", "metrics", "data", "network", "training", "comparators", "mapping", "study")
+ORDER = (
+    "kernel",
+    "errors",
+    "files",
+    "config",
+    "metrics",
+    "data",
+    "network",
+    "training",
+    "comparators",
+    "mapping",
+    "study",
+)
 ORDER = (*ORDER, "report", "figures", "course", "reproduce", "cli", "maps", "leakage")
 PACKAGE, LIMIT = ROOT / "prsa", 7800  # lines, but for what came with new capabilities
 NEW = {  # files of capabilities that came later: rasters and CRS, no-data in every spelling, maps as files, commands
     "data": ("rasters", "windowed", "labels", "grid", "nodata"),
     "mapping": ("saved", "geotiff", "area", "windows", "sensors"),
     "study": ("status", "provenance", "cluster", "archive"),
+    "report": ("pages", "layout"),
     "figures": ("places",),
     "course": (),
     "cli": (),
+    "kernel": (),
 }
 LAZY = {  # file or room -> what it imports inside a function, and why
     "cli": ".data .metrics .mapping .study .figures .reproduce .files",  # prsa --help answers at once
@@ -119,6 +133,11 @@ assert prsa.predict_map(model, scene).dims == ("y", "x")
 prsa.save_scene(scene, "again.nc")
 assert prsa.open_scene("again.nc").sizes == scene.sizes
 print(prsa.__file__, files.results(), files.data(), sep="\\n")
+if __name__ == "__main__":
+    from jupyter_client.manager import start_new_kernel
+    manager, client = start_new_kernel(kernel_name="prsa")  # the package brings it: what Binder and JupyterHub find
+    client.execute_interactive("import sys; print(sys.executable)", timeout=60)
+    manager.shutdown_kernel(now=True)
 """
 
 
@@ -144,5 +163,6 @@ def test_the_wheel_works_outside_the_repository(tmp_path):
         [python, "-c", CALLS], cwd=home, env=clean | {"HOME": str(home)}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    module, results, data = done.stdout.splitlines()
+    module, results, data, kernel = done.stdout.splitlines()
+    assert kernel == str(python), "the kernel of another environment"
     assert module.startswith(str(packages)) and (results, data) == (f"{home}/prsa/results", f"{home}/prsa/data")

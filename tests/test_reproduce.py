@@ -251,7 +251,7 @@ def test_notebooks_get_what_they_declare_and_one_failure_stops_no_other(tmp_path
     with pytest.raises(PrsaError, match="1 of 3 notebooks failed, see above: 02_bad.ipynb"):
         reproduce.run_notebooks([good, bad, last], results, {"seeds": 7, "jobs": 2}, 2, said.append)
     assert names(results / "notebooks") == ["01_good.ipynb", "02_bad.failed.ipynb", "03_last.ipynb"]
-    assert names(results / "report") == ["01_good.html", "03_last.html"]
+    assert names(results / "report") == ["01_good.html", "03_last.html", "index.html", "tables.html"]
     assert f"seeds 7 {max(1, reproduce.cores() // 2)}" in texts(results / "notebooks" / "01_good.ipynb")
     page = (results / "report" / "01_good.html").read_text()
     assert "seeds 7" in page and "<em>roof</em>" in page and "a &lt; b" in page and "<table" in page and "<td" in page
@@ -333,12 +333,16 @@ if __name__ == "__main__":
 """
 
 
+REPORT = ["01_a.html", "02_b.html", "index.html", "tables.html"]
+
+
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     """A folder with a scene of an awkward name and two notebooks."""
     folder = tmp_path_factory.mktemp("a (room)")
     save_scene(make_scene(), folder / "scene (2) & co.nc")
     opened = "from prsa.study import Plan\nprint(len(Plan(scenes, seeds, ['concat'], preset).open()), 'runs')"
+    opened += "\nprint('<' * 70_000)"  # four times as long in HTML
     for name in ("01_a", "02_b"):
         notebook(folder / "notebooks" / f"{name}.ipynb", opened, parameters="scenes = []\nseeds = 2\npreset = 'quick'")
     return folder
@@ -377,7 +381,7 @@ def test_the_study_is_written_and_nothing_of_an_earlier_one_stays(undisturbed):
     kinds = {suffix: {p.stem for p in (here / "tables").glob(f"*{suffix}")} for suffix in (".csv", ".md", ".tex")}
     assert kinds[".csv"] == kinds[".md"] == kinds[".tex"] > {"accuracy", "datasets", "claims"}
     assert {p.stem for p in (here / "figures").glob("*.png")} == {p.stem for p in (here / "figures").glob("*.pdf")}
-    assert names(here / "report") == ["01_a.html", "02_b.html"] and len(names(here / "runs")) == 2
+    assert names(here / "report") == REPORT and len(names(here / "runs")) == 2
     assert "2 runs" in texts(here / "notebooks" / "01_a.ipynb"), "parameters arrive, the path is absolute"
 
 
@@ -440,7 +444,7 @@ def test_killed_anywhere_the_next_call_goes_on(room, undisturbed, tmp_path):
     for left in here.rglob(".*.tmp"):  # what was just killed is swept later: it might be at work
         left.unlink()
     assert tables(tmp_path) == whole
-    assert names(here / "report") == ["01_a.html", "02_b.html"]
+    assert names(here / "report") == REPORT
 
 
 @pytest.mark.parametrize("limit, what", [(300, "runs"), (300, "tables"), (20_000, "figures"), (250_000, "report")])

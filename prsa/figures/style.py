@@ -213,10 +213,11 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def save(figure: Figure, stem) -> list[Path]:
-    """Write ``stem``.png (150 dpi) and ``stem``.pdf, whole or not at all and without dates; returns both paths."""
+    """Write ``stem``.png (150 dpi; its description is the figure's text) and ``stem``.pdf, both without dates."""
     stem, dates = Path(stem), dict.fromkeys(("CreationDate", "Creator", "Producer"))
     paths = [stem.parent / f"{stem.name}.{kind}" for kind in ("png", "pdf")]
-    for path, metadata in zip(paths, ({"Software": None}, dates)):
+    words = {"Software": None, "Description": getattr(figure, "alt", "")}
+    for path, metadata in zip(paths, (words, dates)):
         form = {"format": path.suffix[1:], "dpi": 150, "bbox_inches": "tight", "pad_inches": 0.05}
         image = io.BytesIO()  # on a full disk, the PDF writer's own clean-up fails
         figure.savefig(image, metadata=metadata, **form)
