@@ -132,7 +132,11 @@ def report(tmp_path_factory):
         (results / "notebooks").mkdir(exist_ok=True)
         shutil.copy(path, results / "notebooks")
     nbformat.write(executed(), results / "notebooks" / "99_made.ipynb")
-    files.write_text(json.dumps(["a.nc", "b.nc"]), results / "tables" / "runs.json")
+    groups = {"study": ["a.nc"], "dial": ["a.nc", "b.nc"]}
+    made_of = {"groups": groups, "of": {"accuracy": "study", "figures/group_differences": "study"}}
+    for name in groups["dial"]:
+        files.write_text(name, results / "runs" / name)
+    files.write_text(json.dumps(made_of), results / "tables" / "runs.json")
     accuracy = text.frame("accuracy", [(BAD, 1, "concat", "study", 3, *[70.123] * 9)])
     accuracy.attrs["notes"] = ["What it *shows*."]
     text.write("accuracy", accuracy, results / "tables")
@@ -205,7 +209,7 @@ def test_a_page_that_asks_or_fails_is_noticed(browser, tmp_path):
 def test_what_a_page_says_of_its_outputs(report):
     page = (report / "99_made.html").read_text(encoding="utf-8")
     assert 'alt="A line that rises, for a reader who cannot see it. Axes: epoch; accuracy (%)."' in page
-    assert page.count("99_made, cell 2 · 2 runs") == 4, "below the figure and the three tables"
+    assert page.count("99_made, cell 2 · 2 runs, set ") == 4, "below the figure and the three tables"
     assert page.count("&lt;script&gt;") + page.count("&lt;script>") == 5 and "<script" not in page
     assert '<th scope="row">field</th>' in page and '<th scope="col"' in page
     assert "make lab" in page and "IntSlider" not in page and "\x1b" not in page
@@ -221,7 +225,7 @@ def test_what_a_page_says_of_its_outputs(report):
         "A line that rises",
     ):
         assert words in card, words
-    assert "What it <em>shows</em>." in index and "figures/group_differences.png · 2 runs" in index
+    assert "What it <em>shows</em>." in index and "figures/group_differences.png · 1 runs, set " in index
     assert index.count('alt="A line that rises') == 2, "a PNG file brings its text"
 
 

@@ -7,7 +7,6 @@ runs nothing.
 
 import base64
 import html
-import json
 import os
 import re
 import struct
@@ -21,7 +20,7 @@ from nbconvert.filters import Highlight2HTML, strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from .. import files
-from ..study.status import MADE_OF
+from ..study import provenance
 from .layout import SCRIPT, SLIDES, document, page
 from .text import COLUMNS
 
@@ -204,9 +203,11 @@ def facts(nb, name: str) -> dict:
     }
 
 
-def provenance(paths: list[Path]) -> str:
-    """Which runs: their number, a hash of the set, and the commit of the code."""
-    return f"{len(paths)} runs"
+def line(name: str, results: Path) -> str:
+    """The runs that a table or figure was made of, in one line; only the code where nothing was written down."""
+    known = provenance.recorded(results / "tables").get("of", {})
+    there = name in known or f"figures/{name}" in known
+    return provenance.line(provenance.runs_of(name, results)) if there else provenance.commit()
 
 
 def write_all(results: Path, names: list[str]) -> list[Path]:
@@ -215,22 +216,22 @@ def write_all(results: Path, names: list[str]) -> list[Path]:
     ``names``: of the notebooks, in order; those without an executed copy are left out, and their old pages removed.
     Returns the paths. Raises `PrsaError` when the disk does not take them.
     """
-    report, made = results / "report", results / "tables" / MADE_OF
+    report = results / "report"
     there = [name for name in names if (results / "notebooks" / f"{name}.ipynb").is_file()]
     for old in report.glob("*.html"):
         if old.stem not in (*there, "index", "tables"):
             old.unlink()
-    runs = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else []
-    line = provenance([results / "runs" / name for name in runs])
+    groups = provenance.recorded(results / "tables").get("groups", {})
+    whole = provenance.line(results / "runs" / name for runs in groups.values() for name in runs)
     books = {name: nbformat.read(results / "notebooks" / f"{name}.ipynb", as_version=4) for name in there}
     known = {name: facts(nb, name) for name, nb in books.items()}
     order, paths = [(), *((f"{name}.html", known[name]["title"]) for name in there), ("tables.html", "Tables")], []
     for i, (name, nb) in enumerate(books.items(), 1):
         given = nb.metadata.get("papermill", {}).get("parameters", {})
-        source = line if {"seeds", "study"} & set(given) else "computed in this notebook"
+        source = whole if {"seeds", "study"} & set(given) else f"computed in this notebook, {provenance.commit()}"
         paths.append(to_html(nb, report / f"{name}.html", source, there, order[i - 1], order[i + 1]))
-    paths.append(files.write_text(tables(results, line, order[-2]), report / "tables.html"))
-    return [*paths, files.write_text(index(results, line, known), report / "index.html")]
+    paths.append(files.write_text(tables(results, order[-2]), report / "tables.html"))
+    return [*paths, files.write_text(index(results, whole, known), report / "index.html")]
 
 
 def to_html(nb, out: Path, source: str = "", names: list[str] = (), before: tuple = (), after: tuple = ()) -> Path:
@@ -244,7 +245,7 @@ def to_html(nb, out: Path, source: str = "", names: list[str] = (), before: tupl
     return files.write_text(page(facts(nb, out.stem)["title"], body, before, after), out)
 
 
-def tables(results: Path, source: str, before: tuple = ()) -> str:
+def tables(results: Path, before: tuple = ()) -> str:
     """The page of all tables of a study, each with its notes and its files."""
     there = [name for name in COLUMNS if (results / "tables" / f"{name}.md").is_file()]
     parts = ["<h1>Tables</h1>", "<p>" + " · ".join(f'<a href="#{name}">{name}</a>' for name in there) + "</p>"]
@@ -252,7 +253,7 @@ def tables(results: Path, source: str, before: tuple = ()) -> str:
         text = (results / "tables" / f"{name}.md").read_text(encoding="utf-8")
         links = ", ".join(f'<a href="../tables/{name}.{kind}">{kind}</a>' for kind in ("csv", "md", "tex"))
         parts += [f'<h2 id="{name}">{name}</h2>', f"<figure>{markdown(UNSAFE['text/markdown'].sub('&lt;', text))}"]
-        parts += [f"<figcaption>{links} · {html.escape(source)}</figcaption></figure>"]
+        parts += [f"<figcaption>{links} · {html.escape(line(name, results))}</figcaption></figure>"]
     return page("Tables", "\n".join(parts), before)
 
 
@@ -264,7 +265,7 @@ def index(results: Path, source: str, known: dict[str, dict]) -> str:
         if path.is_file():
             png = path.read_bytes()
             image = picture(base64.b64encode(png).decode(), alt_of(png) or path.stem)
-            caption = f"{path.relative_to(results).as_posix()} · {source}"
+            caption = f"{path.relative_to(results).as_posix()} · {line(path.stem, results)}"
             parts.append(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
     parts += ["</div>", "<h2>The notebooks, in the order of the data</h2>", '<div class="cards">']
     for name, of in known.items():
