@@ -12,10 +12,12 @@ import time
 from concurrent.futures import as_completed
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from nbclient import NotebookClient
 from synthetic import make_scene as wide_scene
 from tiny import CLASSES, SMALL, every_patch, make_scene, make_trainer
 
@@ -337,17 +339,40 @@ def test_a_run_uses_one_thread_whatever_the_environment_says(finished, small, mo
     assert_same_runs([path], where[1:2])
 
 
-def test_progress_is_lines_in_a_log_and_a_bar_for_a_reader(capsys, monkeypatch, two):
+def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(capsys, monkeypatch, two):
     with progress.bar(3, 1) as line:
         line.update(2)
-    out = capsys.readouterr().err
-    assert "3/3" in out and "\r" not in out and out.endswith("\n")
-    monkeypatch.setenv("JPY_PARENT_PID", "1")
-    fit(two, "concat", preset="quick", device="cpu", progress=True, **SMALL)
-    out = capsys.readouterr().err
-    assert "\r" in out and "0/2" in out and "2/2" in out and "epoch" in out
+    out, err = capsys.readouterr()
+    assert "3/3" in out and "\r" not in out and out.endswith("\n") and not err, "a log is no error"
     fit(two, "concat", preset="quick", device="cpu", **SMALL)
+    assert capsys.readouterr() == ("", ""), "nobody watches"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    fit(two, "concat", preset="quick", device="cpu", **SMALL)
+    err = capsys.readouterr().err
+    assert "\r" in err and "0/2" in err and "2/2" in err and "epoch" in err
+    fit(two, "concat", preset="quick", device="cpu", progress=False, **SMALL)
     assert capsys.readouterr().err == ""
+
+
+PROGRESS = """
+from prsa.study.progress import bar
+for show in (True, None):
+    with bar(3, 1, "epoch", show) as line:
+        line.update(2)
+"""
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["in JupyterLab", "in the driver"])
+def test_progress_in_a_notebook_is_a_widget_or_lines_and_never_a_red_box(log, monkeypatch):
+    monkeypatch.delenv("PRSA_LOG", raising=False)
+    if log:
+        monkeypatch.setenv("PRSA_LOG", "1")
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PROGRESS)])
+    outputs = NotebookClient(nb, kernel_name="prsa", timeout=60).execute().cells[0].outputs
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    widgets = [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    lines = "".join(output.text for output in outputs if output.get("name") == "stdout")
+    assert (len(widgets), lines.count("3/3")) == ((0, 1) if log else (2, 0))
 
 
 def test_a_disk_that_takes_no_more_is_one_clear_error(small, finished, scene_file, results):

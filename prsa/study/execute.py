@@ -53,7 +53,7 @@ def train(spec: RunSpec, path: Path, device: str = "auto", keep_model: bool = Fa
             "Fix: start again; in a notebook, make a new Plan."
         )
     split, changed = source.split(source.config(spec)), dict(spec.overrides)
-    run, model = fit(source.scene, spec.method, split, spec.seed, spec.training_preset, device, **changed)
+    run, model = fit(source.scene, spec.method, split, spec.seed, spec.training_preset, device, None, False, **changed)
     if keep_model:
         save_model(model, model_path(path))
     return runs.save_run(run.assign_attrs(run_id=path.stem.rsplit("__", 1)[1]), path)

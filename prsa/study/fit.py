@@ -26,16 +26,16 @@ def fit(
     preset: str = "full",
     device: str = "auto",
     on_epoch: Callable[[int, dict], None] | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     **overrides,
 ) -> tuple[xr.Dataset, torch.nn.Module | Classifier]:
     """Train one network or classifier and evaluate it.
 
     ``method``: a name of `prsa.config.METHODS`, or the name of a modality to train that one alone; ``split``: from
-    `split_scene` (default: "auto"); ``on_epoch(number, record)`` is called after every epoch; ``progress``:
-    show a bar; ``overrides``: fields of `Config`. Returns the run (``prsa-run-1``, see `prsa.study.runs`) and the
-    trained model in eval mode. Raises `PrsaError` for a scene that breaks the contract, unknown names, splits that leak
-    into the chosen patch and diverged training.
+    `split_scene` (default: "auto"); ``on_epoch(number, record)`` is called after every epoch; ``progress``: show a bar
+    (None: on a terminal and in JupyterLab); ``overrides``: fields of `Config`. Returns the run (``prsa-run-1``, see
+    `prsa.study.runs`) and the trained model in eval mode. Raises `PrsaError` for a scene that breaks the contract,
+    unknown names, splits that leak into the chosen patch and diverged training.
     """
     scene = check_scene(scene)
     check_names(scene)
@@ -56,7 +56,9 @@ def fit(
 
             build = NetworkTrainer if config.network else Trainer
             trainer = build(scene, split, config, seed, pick_device(device), [method] if alone else None)
-            model, history, line.total = trainer.model, trainer.history, trainer.epochs
+            model, history = trainer.model, trainer.history
+            if trainer.epochs != line.total:
+                line.reset(trainer.epochs)
             start, samples = time.perf_counter(), trainer.epochs * trainer.batches * trainer.size
             chosen = trainer.run(after)
     seconds = time.perf_counter() - start

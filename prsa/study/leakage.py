@@ -39,6 +39,6 @@ def compare(
         common = np.min([part_counts(label, split.values, k)[TRAIN - 1] for split in pair], axis=0)
         for split in pair:
             splits.append(thin(split, label, common, seed))
-            runs.append(fit(scene, method, splits[-1], seed, preset, device, **overrides)[0])
+            runs.append(fit(scene, method, splits[-1], seed, preset, device, None, False, **overrides)[0])
             runs[-1].attrs["variant"] = ""  # overrides are the same for both kinds: nothing here is a sensitivity run
     return runs, splits
