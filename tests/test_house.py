@@ -42,6 +42,7 @@ LAZY = {  # file or room -> what it imports inside a function, and why
     "data.grid": "rasterio",  # heavy; only for scenes that give their CRS as text
     "figures.training": "sklearn",  # a second to load, used by one figure
     "metrics": "sklearn",  # the same, used by the probe alone
+    "study.progress": "tqdm",  # the bar of JupyterLab takes half a second to load
     "study.execute": "torch .fit .mapping",  # tables and figures know the plan of a study without torch
     # mistyped arguments are answered at once
     "reproduce": "papermill jupyter_client nbclient traitlets nbformat nbconvert .report .figures .training",

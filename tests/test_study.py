@@ -343,7 +343,7 @@ def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(capsys, monkeypatch,
     with progress.bar(3, 1) as line:
         line.update(2)
     out, err = capsys.readouterr()
-    assert "3/3" in out and "\r" not in out and out.endswith("\n") and not err, "a log is no error"
+    assert "3/3" in err and "\r" not in err and err.endswith("\n") and not out
     fit(two, "concat", preset="quick", device="cpu", **SMALL)
     assert capsys.readouterr() == ("", ""), "nobody watches"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

@@ -4,33 +4,39 @@ import os
 import sys
 
 from tqdm import tqdm
-from tqdm.notebook import tqdm as notebook_tqdm
 
 
 class _Lines:
-    """A log instead of a terminal: every state of a progress bar is a line of its own, and no error."""
+    """A log instead of a terminal: every state of a progress bar is a line of its own; in a notebook no error."""
+
+    def __init__(self):
+        self.out = sys.stdout if _kernel() else sys.stderr
 
     def write(self, text: str) -> None:
         if text := text.strip("\r\n "):
-            print(text, flush=True)
+            print(text, file=self.out, flush=True)
 
     def flush(self) -> None:
-        sys.stdout.flush()
+        self.out.flush()
 
 
-def in_jupyter() -> bool:
-    """Whether somebody works in a notebook: a kernel, and not one that the driver has started."""
-    return "JPY_PARENT_PID" in os.environ and "PRSA_LOG" not in os.environ and "ipykernel" in sys.modules
+def _kernel() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 def bar(total: int, done: int = 0, unit: str = "run", show: bool | None = True) -> tqdm:
     """A bar, there from the first moment. In JupyterLab a widget: what is written to stderr there looks like an error.
 
-    In a log, and in the driver's notebooks, a line every half minute on stdout. ``show`` None: only where somebody
-    watches, on a terminal or in JupyterLab.
+    In a log, and in the driver's notebooks, a line every half minute. ``show`` None: only where somebody watches, on a
+    terminal or in JupyterLab.
     """
-    terminal, kernel = sys.stderr.isatty(), in_jupyter()
-    where = {"dynamic_ncols": True} if terminal else {"file": _Lines(), "mininterval": 30, "ncols": 100}
-    show = terminal or kernel if show is None else show
-    kind, where = (notebook_tqdm, {}) if kernel else (tqdm, where)
+    terminal, jupyter = sys.stderr.isatty(), _kernel() and "PRSA_LOG" not in os.environ
+    kind, where = tqdm, {"dynamic_ncols": True} if terminal else {"file": _Lines(), "mininterval": 30, "ncols": 100}
+    if jupyter:
+        from tqdm.notebook import tqdm as kind
+
+        where = {}
+    show = terminal or jupyter if show is None else show
     return kind(total=total, initial=done, unit=unit, disable=not show, **where)
