@@ -44,7 +44,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help env quick reproduce status test lab data format lint bench tune research reference campaign machines clean
+.PHONY: help env quick reproduce status test lab course data format lint bench tune research reference campaign machines clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -55,6 +55,7 @@ help:
 	@echo "make status     runs and tables of the whole study: there, missing (with the time they take) or stale"
 	@echo "make test       unit tests, then every notebook with its defaults"
 	@echo "make lab        open your own copy of the notebooks (work/) in JupyterLab; PORT=8888 chooses the port"
+	@echo "make course     exercises for a class: student copies, instructor copies and a zip; into results/course"
 	@echo "make data       download and check public scenes, e.g. SCENES=\"houston2013 augsburg\""
 	@echo "make format     bring the code into its form (ruff)"
 	@echo "make lint       say what is wrong with the code (ruff), as make test does"
@@ -108,12 +109,13 @@ reproduce: $(STAMP)
 status: $(STAMP)
 	@$(STUDY) --preset full --status
 
-# Two calls: nbval in one process with the unit tests scatters cells. Results go to a folder of their own, so that a test
-# neither uses nor changes the user's.
+# Two calls: nbval in one process with the unit tests scatters cells. The exercises are run by tests/test_course.py. Results
+# go to a folder of their own, so that a test neither uses nor changes the user's.
 test: $(STAMP)
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && export PRSA_RESULTS="$$tmp" && \
 	$(PY) -m pytest -q tests && \
-	$(PY) -m pytest -q -p no:cacheprovider --nbval-lax --nbval-kernel-name $(KERNEL) --nbval-cell-timeout 300 notebooks
+	$(PY) -m pytest -q -p no:cacheprovider --nbval-lax --nbval-kernel-name $(KERNEL) --nbval-cell-timeout 300 \
+	    --ignore=notebooks/course notebooks
 
 # A copy, because JupyterLab saves outputs into what it opens, and the committed notebooks have none.
 lab: $(STAMP)
@@ -122,6 +124,9 @@ lab: $(STAMP)
 	    elif [ "$$book" -nt "$$copy" ]; then echo "$$copy is older than $$book. To get the new one, move yours away."; fi; done
 	@$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/work/00_start_here.ipynb $(if $(PORT),--port '$(PORT)') \
 	    $(if $(filter 0,$(shell id -u)),--allow-root)
+
+course: $(STAMP)
+	@$(PY) -m prsa.course
 
 data: $(STAMP)
 	@set -f; $(PY) -m prsa.data.benchmarks $$SCENES

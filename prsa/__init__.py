@@ -11,6 +11,7 @@ mapping      a trained network over a whole scene: maps, GeoTIFF, models as file
 study        the plan of runs, their execution, evaluation and files
 report       run files to tables and claims: no torch
 figures      tables and run files to pictures: no torch
+course       exercises that check themselves, and their copies
 reproduce    the whole study in one command
 cli          the command `prsa`
 """
