@@ -44,7 +44,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help env quick reproduce status test lab course data format lint bench tune research reference campaign machines clean
+.PHONY: help env quick reproduce status test lab course data format lint bench tune research reference teaching campaign machines clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -63,6 +63,7 @@ help:
 	@echo "make tune       choose every method's own setting again, on development scenes; results/tuning.csv"
 	@echo "make research   repeat the finished search for PRSANet's configuration by the code that made it"
 	@echo "make reference  copy tables and measurements to results/reference and renew both README files from them"
+	@echo "make teaching   train the runs to learn from anew (an hour); results/reference/teaching"
 	@echo "make campaign   kill, interrupt, corrupt and fill the disk; results/campaign.csv"
 	@echo "make machines   the same runs with other thread counts and instruction sets; results/machines.csv"
 	@echo "make clean      remove $(ENV), results/quick and caches; finished runs of the full study stay"
@@ -154,6 +155,9 @@ research:
 
 reference: $(STAMP)
 	@$(RECORD).reference
+
+teaching: $(STAMP)
+	@$(RECORD).teaching $(JOBS)
 
 campaign: $(STAMP)
 	@$(RECORD).campaign

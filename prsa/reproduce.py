@@ -23,6 +23,7 @@ from .study.execute import cores, run, workers
 from .study.plan import Plan
 from .study.provenance import GROUPS, STUDY, attributes, of_figures, record
 from .study.status import other_versions, status
+from .study.teaching import write_note
 
 KERNEL = "prsa"  # comes with the package, see pyproject.toml
 _EVALUATION = tuple(f"sim-{kind}{seed}" for kind in ("sar", "lidar", "tri") for seed in ("", ":1", ":2"))
@@ -193,11 +194,12 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
         for line in other_versions(attributes(study.path(spec)) for spec in specs if spec not in missing):
             _say(line)
         _say(f"{len(specs)} runs ({', '.join(study.scenes)}; {seeds} seeds; preset {preset}), {jobs} at a time")
+        write_note(study, seeds, methods, preset)
         run(study, specs, jobs, device, write)
         write()
         _say(f"executing {len(notebooks)} notebooks")
-        settings = {"seeds": seeds, "preset": preset, "jobs": jobs, "device": device, "methods": methods}
-        run_notebooks(notebooks, results, {"scenes": study.sources} | settings, jobs, _say)
+        settings = {"seeds": seeds, "preset": preset, "study": preset, "jobs": jobs, "device": device}
+        run_notebooks(notebooks, results, settings | {"scenes": study.sources, "methods": methods}, jobs, _say)
         _only({path.stem for path in notebooks}, results / "notebooks")
         minutes = (time.monotonic() - start) / 60
         if len(missing) == len(specs):  # the time of a resumed study says nothing

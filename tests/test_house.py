@@ -29,7 +29,7 @@ PACKAGE, LIMIT = ROOT / "prsa", 7800  # lines, but for what came with new capabi
 NEW = {  # files of capabilities that came later: rasters and CRS, no-data in every spelling, maps as files, commands
     "data": ("rasters", "windowed", "labels", "grid", "nodata"),
     "mapping": ("saved", "geotiff", "area", "windows", "sensors"),
-    "study": ("status", "provenance", "cluster", "archive"),
+    "study": ("status", "provenance", "cluster", "archive", "teaching"),
     "report": ("pages", "layout"),
     "figures": ("places",),
     "course": (),
