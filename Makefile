@@ -44,18 +44,20 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help env quick reproduce status test lab course data format lint bench tune research reference teaching campaign machines clean
+.PHONY: help env quick reproduce demo slides status test lab course data format lint bench tune research reference teaching campaign machines clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make env        install everything into $(ENV) (mamba, conda or venv), once"
+	@echo "make demo       one figure within a minute: which sensor is left behind; into results/figures"
 	@echo "make quick      the study in small: one simulated scene, minutes; into results/quick"
 	@echo "make reproduce  the whole study: every run, table, figure and notebook; into results"
 	@echo "make status     runs and tables of the whole study: there, missing (with the time they take) or stale"
 	@echo "make test       unit tests, then every notebook with its defaults"
 	@echo "make lab        open your own copy of the notebooks (work/) in JupyterLab; PORT=8888 chooses the port"
 	@echo "make course     exercises for a class: student copies, instructor copies and a zip; into results/course"
+	@echo "make slides     notebooks 00, 06 and 11 as slides for a browser, without a network; into results/slides"
 	@echo "make data       download and check public scenes, e.g. SCENES=\"houston2013 augsburg\""
 	@echo "make format     bring the code into its form (ruff)"
 	@echo "make lint       say what is wrong with the code (ruff), as make test does"
@@ -101,6 +103,12 @@ endif
 	@$(PY) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@pwd -P > $@
 
+demo: $(STAMP)
+	@$(PY) -m prsa.lab demo --device '$(DEVICE)' $(if $(SCENES),--scenes "$$SCENES") $(if $(JOBS),--jobs '$(JOBS)')
+
+slides: $(STAMP)
+	@$(PY) -m prsa.lab slides $(if $(JOBS),--jobs '$(JOBS)')
+
 quick: $(STAMP)
 	@$(STUDY) --preset quick
 
@@ -120,11 +128,7 @@ test: $(STAMP)
 
 # A copy, because JupyterLab saves outputs into what it opens, and the committed notebooks have none.
 lab: $(STAMP)
-	@mkdir -p work && for book in notebooks/*.ipynb; do copy="work/$${book##*/}"; \
-	    if [ ! -e "$$copy" ]; then cp "$$book" "$$copy"; \
-	    elif [ "$$book" -nt "$$copy" ]; then echo "$$copy is older than $$book. To get the new one, move yours away."; fi; done
-	@$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/work/00_start_here.ipynb $(if $(PORT),--port '$(PORT)') \
-	    $(if $(filter 0,$(shell id -u)),--allow-root)
+	@$(PY) -m prsa.lab $(if $(PORT),--port '$(PORT)')
 
 course: $(STAMP)
 	@$(PY) -m prsa.course

@@ -13,6 +13,7 @@ report       run files to tables and claims: no torch
 figures      tables and run files to pictures: no torch
 course       exercises that check themselves, and their copies
 reproduce    the whole study in one command
+lab          JupyterLab on a copy of the notebooks, the first picture, slides
 cli          the command `prsa`
 """
 

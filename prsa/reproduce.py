@@ -195,6 +195,8 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
             _say(line)
         _say(f"{len(specs)} runs ({', '.join(study.scenes)}; {seeds} seeds; preset {preset}), {jobs} at a time")
         write_note(study, seeds, methods, preset)
+        if missing:
+            figures.demo.draw(study, results, partial(run, study, jobs=jobs, device=device), _say)
         run(study, specs, jobs, device, write)
         write()
         _say(f"executing {len(notebooks)} notebooks")

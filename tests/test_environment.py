@@ -216,19 +216,11 @@ def test_make_passes_every_variable_on_and_refuses_mistyped_ones(project):
     assert done.returncode == 2 and "unknown variable SCENE." in done.stderr and done.calls == []
 
 
-def test_make_lab_opens_a_copy_that_stays_the_readers(project):
+def test_the_commands_of_newcomers_and_lecturers(project):
     project("env")
-    notebooks, work = project.folder / "notebooks", project.folder / "work"
-    notebooks.mkdir()
-    (notebooks / "00_start_here.ipynb").write_text("ours")
-    (call,) = project("lab", "PORT=9999").calls
-    assert "-m jupyterlab --LabApp.default_url=/lab/tree/work/00_start_here.ipynb --port 9999" in call
-    assert ("--allow-root" in call) == (os.getuid() == 0) and (work / "00_start_here.ipynb").read_text() == "ours"
-    (work / "00_start_here.ipynb").write_text("theirs")
-    assert "older" not in project("lab").stdout
-    os.utime(notebooks / "00_start_here.ipynb", (2**32, 2**32))
-    assert "move yours away" in project("lab").stdout and (work / "00_start_here.ipynb").read_text() == "theirs"
-    assert (notebooks / "00_start_here.ipynb").read_text() == "ours"
+    assert project("lab", "PORT=9999").calls == [".env/bin/python -m prsa.lab --port 9999"]
+    assert project("demo", "SCENES=a b.nc").calls == [".env/bin/python -m prsa.lab demo --device auto --scenes a b.nc"]
+    assert project("slides").calls == [".env/bin/python -m prsa.lab slides"]
 
 
 def test_maintainers_modules_are_found(project):

@@ -16,7 +16,7 @@ from prsa.config import METHODS
 from prsa.data.landscape import NAMES
 from prsa.data.simulate import CONFIGS
 from prsa.errors import PrsaError
-from prsa.figures import scenes, style, tables, training
+from prsa.figures import demo, scenes, style, tables, training
 from prsa.report.claims import unit
 from prsa.report.diagnostics import area_drift
 from prsa.report.intervals import critical_difference, summarise
@@ -323,7 +323,7 @@ def test_a_study_writes_all_its_figures_with_texts_and_removes_those_of_an_earli
         f"{name}_sim-sar" for name in "imbalance_factor gradients branch_agreement fusion_alignment pca tsne".split()
     ]
     of_scene += [f"{name}_{method}_sim-sar" for name in ("learning_curves", "map") for method in ("concat", "prsanet")]
-    of_scene += ["similarity_sim-sar", "confidence_sim-sar"]
+    of_scene += ["similarity_sim-sar", "confidence_sim-sar", "first_look_sim-sar"]
     assert {p.name for p in written} == {f"{name}.{kind}" for name in of_scene for kind in ("png", "pdf")}
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in written} | {"note.txt"}
     for name, text in texts.items():
@@ -641,6 +641,24 @@ def test_similarity_is_the_mean_cosine_and_names_the_classes(runs):
     assert [ax.get_title() for ax in figure.axes[:2]] == ["hsi prototypes", "sar prototypes"]
     for ticks in (figure.axes[0].get_yticklabels(), figure.axes[1].get_xticklabels()):
         assert [t.get_text() for t in ticks] == LONG_NAMES[:8]
+
+
+def test_the_first_look_shows_what_each_branch_loses(runs):
+    figure = demo.first_look(runs)
+    (ax,) = figure.axes
+    want = {m: {k: np.mean([probe_oa(run, m) for run in of(runs, k)]) for k in demo.METHODS} for m in TWO}
+    sums = {k: mean_of(runs, k, "confusion", part="test", head="fused") for k in demo.METHODS}
+    want["all"] = {k: 100 * np.trace(sums[k]) / sums[k].sum() for k in demo.METHODS}
+    for k, row in enumerate(want.values()):
+        marks = [line.get_xdata()[0] for line in ax.lines if line.get_ydata()[0] == len(want) - 1 - k]
+        np.testing.assert_allclose(marks, list(row.values()))
+        said = {text.get_text() for text in ax.texts if text.get_position()[1] == len(want) - 1 - k}
+        assert {f"{row[method] - row['late']:+.1f}" for method in ("concat", "prsanet")} <= said
+    worst = max(TWO, key=lambda m: want[m]["late"] - want[m]["concat"])
+    lost = want[worst]["late"] - want[worst]["concat"]
+    assert f"the {worst} branch is left behind most" in ax.get_title() if lost > 0 else "no branch" in ax.get_title()
+    assert ax.get_title().split()[1] in figure.alt and "means over 3 seeds" in title(figure)
+    assert "one training each" in title(demo.first_look([of(runs, "late")[0], of(runs, "concat")[0]]))
 
 
 def test_runs_that_are_missing_or_of_several_scenes_are_named(runs):

@@ -24,17 +24,18 @@ ORDER = (
     "mapping",
     "study",
 )
-ORDER = (*ORDER, "report", "figures", "course", "reproduce", "cli", "maps", "leakage")
+ORDER = (*ORDER, "report", "figures", "course", "reproduce", "lab", "cli", "maps", "leakage")
 PACKAGE, LIMIT = ROOT / "prsa", 7800  # lines, but for what came with new capabilities
 NEW = {  # files of capabilities that came later: rasters and CRS, no-data in every spelling, maps as files, commands
     "data": ("rasters", "windowed", "labels", "grid", "nodata"),
     "mapping": ("saved", "geotiff", "area", "windows", "sensors"),
     "study": ("status", "provenance", "cluster", "archive", "teaching"),
     "report": ("pages", "layout"),
-    "figures": ("places",),
+    "figures": ("places", "demo"),
     "course": (),
     "cli": (),
     "kernel": (),
+    "lab": (),
 }
 LAZY = {  # file or room -> what it imports inside a function, and why
     "cli": ".data .metrics .mapping .study .figures .reproduce .files",  # prsa --help answers at once
@@ -44,6 +45,7 @@ LAZY = {  # file or room -> what it imports inside a function, and why
     "metrics": "sklearn",  # the same, used by the probe alone
     "study.progress": "tqdm",  # the bar of JupyterLab takes half a second to load
     "study.execute": "torch .fit .mapping",  # tables and figures know the plan of a study without torch
+    "lab": "nbformat .course .report .reproduce .figures .study .training",  # each of its commands needs a few
     # mistyped arguments are answered at once
     "reproduce": "papermill jupyter_client nbclient traitlets nbformat nbconvert .report .figures .training",
 }

@@ -375,6 +375,9 @@ def undisturbed(room, tmp_path_factory, kernel):
 def test_the_study_is_written_and_nothing_of_an_earlier_one_stays(undisturbed):
     results, out = undisturbed
     here = results / "quick"
+    assert out.index("first look: ") < out.index("seed 0 finished") and list(
+        (here / "figures").glob("first_look_*.png")
+    )
     assert "2 runs (scene" in out and "seed 0 finished: tables of 1 of 1 seeds" in out and "done in" in out
     assert {"tables", "figures", "notebooks", "report", "runs", "timing.json"} <= set(names(here))
     assert "notes.txt" in names(here / "tables") and not list(here.rglob("*old*")) and not list(here.rglob("*.tmp"))

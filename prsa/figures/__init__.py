@@ -5,6 +5,7 @@ shapes    what figures are made of: lines with bands or bars, rows with interval
 tables    accuracy, ranks, ablations, claims, robustness, the imbalance dial, leakage
 training  curves over epochs, features and prototypes
 scenes    what sensors see, labels and splits, maps
+demo      the first picture of a study
 """
 
 import functools
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from ..data.simulate import firsts
 from ..report import claims
 from ..report.diagnostics import area_drift, calibration
-from . import scenes, tables, training
+from . import demo, scenes, tables, training
 from .style import save
 
 OF_TABLES = (  # name of figures, their table, its column that they differ in (none: one figure), and who draws them
@@ -55,6 +56,8 @@ def _of_runs(runs: list[xr.Dataset]) -> Iterator[tuple[str, Figure]]:
         return [method for method in methods if method in have] or have[:1]
 
     name, main = runs[0].attrs["scene"], only("concat", "prsanet")
+    if {"late", "concat"} <= {*have}:
+        yield f"first_look_{name}", demo.first_look(runs, name)
     for method in main:
         yield f"learning_curves_{method}_{name}", training.learning_curves(runs, method)
     yield f"imbalance_factor_{name}", training.imbalance_factor(runs, only("concat", "concat+prm", "prsanet"))

@@ -70,17 +70,19 @@ blockquote { margin: .8rem 0; padding: 0 1rem; border-left: 3px solid var(--line
 @media print { nav, details:not([open]) { display: none; } }
 """
 SLIDES = """
-body { font-size: 26px; line-height: 1.4; }
+body { font-size: 38px; line-height: 1.4; }
 main { max-width: none; padding: 0; }
 section { display: none; height: 100vh; overflow: hidden; padding: 4vh 5vw 6vh; }
 section.now { display: block; }
-section h1 { font-size: 2.1em; margin: 20vh 0 .4em; }
-section h2 { font-size: 1.35em; margin: 0 0 .5em; }
+section h1 { font-size: 1.9em; margin: 24vh 0 .4em; }
+section:has(figure) h1 { font-size: 1.2em; margin: 0 0 .4em; }
+section h2 { font-size: 1.2em; margin: 0 0 .7em; }
 section h3 { font-size: 1.1em; margin: 0 0 .4em; }
-section table { font-size: .8em; }
+section table { font-size: .85em; }
+section summary { font-size: .8em; }
 section figure { margin: .4em 0; text-align: center; }
 section figure .wide { display: flex; justify-content: center; }
-section figure img { max-height: 74vh; max-width: 90vw; width: auto; min-height: 55vh; }
+section figure img { max-width: 90vw; width: auto; height: 72vh; object-fit: contain; }
 section figcaption { font-size: 13px; }
 aside { display: none; font-size: .7em; color: var(--soft); border-top: 1px solid var(--line); margin-top: 1em; }
 .notes aside { display: block; }
@@ -95,7 +97,7 @@ SCRIPT = """
 const all = [...document.querySelectorAll("section")], place = document.querySelector(".place");
 let now = 0;
 function fit(s) {
-  for (let size = 26; size > 13; size--) {
+  for (let size = 38; size > 13; size--) {
     s.style.fontSize = size + "px";
     if (s.scrollHeight <= s.clientHeight && s.scrollWidth <= s.clientWidth) break;
   }

@@ -35,6 +35,7 @@ LEAD = (
     "pages measure when that happens, and whether rebalancing helps. All numbers are of our reconstruction of "
     "PRSANet: only the abstract of its paper is public."
 )
+SKIPPED = 'id="(what-you-can-change|tools|the-runs)"'  # sections that are no slides
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -210,6 +211,14 @@ def line(name: str, results: Path) -> str:
     return provenance.line(provenance.runs_of(name, results)) if there else provenance.commit()
 
 
+def source(nb, results: Path) -> str:
+    """The same for what an executed notebook shows: the runs of the study if it was given a study's parameters."""
+    groups = provenance.recorded(results / "tables").get("groups", {})
+    if {"seeds", "study"} & set(nb.metadata.get("papermill", {}).get("parameters", {})) and groups:
+        return provenance.line(results / "runs" / name for runs in groups.values() for name in runs)
+    return f"computed in this notebook, {provenance.commit()}"
+
+
 def write_all(results: Path, names: list[str]) -> list[Path]:
     """Write the report of a results folder: a page for every executed notebook in it, the tables, ``index.html``.
 
@@ -221,17 +230,13 @@ def write_all(results: Path, names: list[str]) -> list[Path]:
     for old in report.glob("*.html"):
         if old.stem not in (*there, "index", "tables"):
             old.unlink()
-    groups = provenance.recorded(results / "tables").get("groups", {})
-    whole = provenance.line(results / "runs" / name for runs in groups.values() for name in runs)
     books = {name: nbformat.read(results / "notebooks" / f"{name}.ipynb", as_version=4) for name in there}
     known = {name: facts(nb, name) for name, nb in books.items()}
     order, paths = [(), *((f"{name}.html", known[name]["title"]) for name in there), ("tables.html", "Tables")], []
     for i, (name, nb) in enumerate(books.items(), 1):
-        given = nb.metadata.get("papermill", {}).get("parameters", {})
-        source = whole if {"seeds", "study"} & set(given) else f"computed in this notebook, {provenance.commit()}"
-        paths.append(to_html(nb, report / f"{name}.html", source, there, order[i - 1], order[i + 1]))
+        paths.append(to_html(nb, report / f"{name}.html", source(nb, results), there, order[i - 1], order[i + 1]))
     paths.append(files.write_text(tables(results, order[-2]), report / "tables.html"))
-    return [*paths, files.write_text(index(results, whole, known), report / "index.html")]
+    return [*paths, files.write_text(index(results, known), report / "index.html")]
 
 
 def to_html(nb, out: Path, source: str = "", names: list[str] = (), before: tuple = (), after: tuple = ()) -> Path:
@@ -257,12 +262,12 @@ def tables(results: Path, before: tuple = ()) -> str:
     return page("Tables", "\n".join(parts), before)
 
 
-def index(results: Path, source: str, known: dict[str, dict]) -> str:
+def index(results: Path, known: dict[str, dict]) -> str:
     """The first page: what was found in pictures, a card per notebook, and the tables."""
     parts = ["<h1>Modality imbalance and PRSANet: the report of a study</h1>", f'<p class="lead">{LEAD}</p>']
     parts.append('<div class="pictures">')
-    for path in (results / "first_look.png", results / "figures" / "group_differences.png"):
-        if path.is_file():
+    for stem in ("first_look_*", "group_differences"):
+        for path in sorted((results / "figures").glob(f"{stem}.png")):
             png = path.read_bytes()
             image = picture(base64.b64encode(png).decode(), alt_of(png) or path.stem)
             caption = f"{path.relative_to(results).as_posix()} · {line(path.stem, results)}"
@@ -280,8 +285,7 @@ def index(results: Path, source: str, known: dict[str, dict]) -> str:
             parts.append(
                 f'<li><a href="tables.html#{name}">{name}</a>: {_line(UNSAFE["text/markdown"].sub("&lt;", note))}</li>'
             )
-    parts += ["</ul>", f"<p><small>{html.escape(source)}</small></p>"]
-    return page("Modality imbalance and PRSANet", "\n".join(parts), kind="index")
+    return page("Modality imbalance and PRSANet", "\n".join([*parts, "</ul>"]), kind="index")
 
 
 def _line(text: str) -> str:
@@ -301,16 +305,20 @@ def slides(nb, out: Path, source: str = "") -> Path:
             deck += [[deck[-1][0], output, ""] for output in outputs if re.search("<img|<table", output)]
             continue
         for block in blocks(cell.source):
+            heading, text, _ = deck[-1]
+            figure, predict = "<figure" in text, "<strong>Predict" in block
             if re.match("<h[1-3] ", block):
                 deck.append([block, "", ""])
-            elif (pictured := "<figure" in deck[-1][1]) and "<strong>Predict" in block:
-                deck.append([deck[-1][0], block, ""])
-            elif (
-                pictured or deck[-1][1] and block.startswith("<p>") and not re.search('"block"|<strong>Predict', block)
-            ):
-                deck[-1][2] += block
+            elif figure and predict:
+                deck.append([heading, block, ""])
             else:
-                deck[-1][1] += block
-    parts = [f"<section>{h}{text}<aside>{notes}</aside></section>" for h, text, notes in deck if text or notes]
+                plain = text and block.startswith("<p>") and not predict and '"block"' not in block
+                opening = "<table" in block and heading.startswith("<h1")  # what the notebook reads and writes
+                deck[-1][2 if figure or plain or opening else 1] += block
+    parts = [
+        f"<section>{heading}{text}<aside>{notes}</aside></section>"
+        for heading, text, notes in deck
+        if (text or notes) and not re.search(SKIPPED, heading)
+    ]
     body = "<main>" + "\n".join(parts) + '</main><div class="place"></div>'
     return files.write_text(document(facts(nb, out.stem)["title"], body, SLIDES, SCRIPT), out)

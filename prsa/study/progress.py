@@ -16,9 +16,6 @@ class _Lines:
         if text := text.strip("\r\n "):
             print(text, file=self.out, flush=True)
 
-    def flush(self) -> None:
-        self.out.flush()
-
 
 def _kernel() -> bool:
     """Whether this process is the kernel of a notebook."""
