@@ -9,12 +9,9 @@ from tqdm import tqdm
 class _Lines:
     """A log instead of a terminal: every state of a progress bar is a line of its own; in a notebook no error."""
 
-    def __init__(self):
-        self.out = sys.stdout if _kernel() else sys.stderr
-
     def write(self, text: str) -> None:
         if text := text.strip("\r\n "):
-            print(text, file=self.out, flush=True)
+            print(text, file=sys.stdout if _kernel() else sys.stderr, flush=True)
 
 
 def _kernel() -> bool:
