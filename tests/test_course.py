@@ -145,6 +145,8 @@ def test_a_function_that_raises_or_gives_something_else_is_an_error(sheet):
         counts.trace()
 
     assert sheet(check.function, empty, answers.e2_accuracy) == check.OPEN and "return" in sheet.said
+    sometimes = iter([1.0, *[None] * check.TRIALS])
+    assert sheet(check.function, lambda counts: next(sometimes), answers.e2_accuracy) == check.ERROR
 
 
 def test_the_score_is_json_in_the_form_of_gradescope_and_otter(sheet, tmp_path):

@@ -28,6 +28,7 @@ from ..errors import PrsaError
 
 RIGHT, WRONG, OPEN, ERROR = "right", "wrong", "not attempted", "error"
 TRIALS = 20  # random inputs of a function
+KINDS = {str: "a name (text)", bool: "True or False", frozenset: "a list of names", dict: "a dict of names"}
 _sheet: dict[str, Any] = {"notebook": "", "points": {}, "found": {}}
 
 
@@ -56,13 +57,13 @@ def start(notebook: str, points: dict[str, int]) -> None:
 
 
 def number(name: str, value, answer, tolerance: float = 5e-3) -> None:
-    """Compare a number: right within ``tolerance`` x max(1, size of the right one); two decimals are enough."""
-    _judge(name, value, answer, lambda v, right: _close(_number(v), right, tolerance))
+    """Compare a number: right within ``tolerance`` x (1 + size of the right one); two decimals are enough."""
+    _judge(name, value, answer, lambda v, right: _close(v, right, tolerance))
 
 
 def array(name: str, value, answer, tolerance: float = 5e-3) -> None:
     """Compare numbers of one shape, or a dict of them with the same keys; ``tolerance`` as for `number`."""
-    _judge(name, value, answer, lambda v, right: _close(_numbers(v, right), _numbers(right, right), tolerance))
+    _judge(name, value, answer, lambda v, right: _close(v, right, tolerance))
 
 
 def choice(name: str, value, answer, options: tuple = ()) -> None:
@@ -81,7 +82,8 @@ def choice(name: str, value, answer, options: tuple = ()) -> None:
         if isinstance(right, str) and right.startswith("sealed:"):
             return sealed(name, v) == right
         if type(v) is not type(_name(right)):
-            raise MisfitError(f"expected {_kind(_name(right))}, got {value!r:.80}")
+            wanted = KINDS.get(type(_name(right)), "a number")
+            raise MisfitError(f"expected {wanted}, got {value!r:.80}")
         return v == _name(right)
 
     _judge(name, value, answer, same)
@@ -97,7 +99,7 @@ def function(name: str, value: Callable, answer, tolerance: float = 1e-6) -> Non
     answer, rng = _answer(answer), np.random.default_rng()
     drawn = [answer.inputs(rng) for _ in range(TRIALS)]
     try:
-        got = [None if is_open(value) else value(*copy.deepcopy(inputs)) for inputs in drawn]
+        got = [... if is_open(value) else value(*copy.deepcopy(inputs)) for inputs in drawn]
     except Exception as error:  # whatever a student's code raises
         lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
         where = f" (line {lines[0].lineno}: {lines[0].line})" if lines else ""
@@ -105,17 +107,10 @@ def function(name: str, value: Callable, answer, tolerance: float = 1e-6) -> Non
     if all(map(is_open, got)):
         return _settle(name, OPEN, "" if is_open(value) else "the function gives nothing back (return ...)")
 
-    def agrees(gotten, reference):
-        rights = [reference(*copy.deepcopy(inputs)) for inputs in drawn]
-        return [_close(_numbers(g, r), _numbers(r, r), tolerance) for g, r in zip(gotten, rights)]
+    def same(results, reference):
+        return [_close(r, reference(*copy.deepcopy(inputs)), tolerance) for r, inputs in zip(results, drawn)]
 
-    count = []
-
-    def same(gotten, reference):
-        count[:] = agrees(gotten, reference)
-        return all(count)
-
-    _judge(name, got, answer, same, lambda: f"{count.count(False)} of {TRIALS} random inputs")
+    _judge(name, tuple(got), answer, same, attempted=True)
 
 
 def passed(name: str) -> bool:
@@ -162,19 +157,19 @@ def _settle(name: str, verdict: str, note: str = "") -> None:
     print(f"{verdict:13}  {name}" + (f": {note}" if note else ""))
 
 
-def _judge(name: str, value, answer, same: Callable, where: Callable[[], str] = str) -> None:
-    if is_open(value):
+def _judge(name: str, value, answer, same: Callable, attempted: bool = False) -> None:
+    if not attempted and is_open(value):
         return _settle(name, OPEN)
     try:
         answer = _answer(answer)
-        if same(value, answer.right):
+        agree = np.ravel(same(value, answer.right))
+        if agree.all():
             return _settle(name, RIGHT)
-        where = where()
-        slips = (note for slip, note in answer.slips if same(value, slip))
-        hint = next(slips, answer.hint)
+        hint = next((note for slip, note in answer.slips if np.all(same(value, slip))), answer.hint)
     except MisfitError as error:
         return _settle(name, ERROR, str(error))
-    _settle(name, WRONG, " ".join(filter(None, [where and f"{where}.", hint and f"Hint: {hint}"])))
+    count = f"{(~agree).sum()} of {agree.size} random inputs. " if agree.size > 1 else ""
+    _settle(name, WRONG, count + (f"Hint: {hint}" if hint else ""))
 
 
 def _answer(answer) -> Answer:
@@ -193,40 +188,29 @@ def is_open(value) -> bool:
     return False
 
 
-def _kind(value) -> str:
-    kinds = {str: "a name (text)", bool: "True or False", frozenset: "a list of names", dict: "a dict of names"}
-    return kinds.get(type(value), f"a value of type {type(value).__name__}")
-
-
-def _number(value) -> float:
-    numbers = _numbers(value, 0.0)
-    if isinstance(value, (bool, np.bool_)):
-        raise MisfitError(f"expected a number, got {value}")
-    return float(numbers)
-
-
 def _numbers(value, right) -> np.ndarray:
-    """The value as an array with the shape of the right one; raises `MisfitError`."""
+    """The value as an array with the shape, or the keys, of the right one; raises `MisfitError`."""
     if isinstance(right, Mapping):
         if not isinstance(value, Mapping) or set(value) != set(right):
-            keys = sorted(map(str, value)) if isinstance(value, Mapping) else f"a {type(value).__name__}"
-            raise MisfitError(f"expected a dict with the keys {sorted(map(str, right))}, got {keys}"[:400])
+            got = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+            raise MisfitError(f"expected a dict with the keys {sorted(map(str, right))}, got {got}"[:400])
         return np.concatenate([_numbers(value[key], right[key]).ravel() for key in right] or [np.zeros(0)])
+    value = value.detach() if hasattr(value, "detach") else value
+    wanted = f"numbers of shape {np.shape(right)}" if np.ndim(right) else "a number"
     try:
-        value = value.detach() if hasattr(value, "detach") else value
-        value = np.asarray(value)
-        if value.dtype.kind not in "biuf":
-            raise TypeError
-    except (TypeError, ValueError):  # ragged lists, text, functions
-        what = "a number" if np.ndim(right) == 0 else f"numbers of shape {np.shape(right)}"
-        raise MisfitError(f"expected {what}, got {type(value).__name__} {value!s:.60}") from None
-    if value.shape != np.shape(right):
-        what = "one number" if np.ndim(right) == 0 else f"numbers of shape {np.shape(right)}"
-        raise MisfitError(f"expected {what}, got numbers of shape {value.shape}")
-    return value.astype(float)
+        found = np.asarray(value)
+    except ValueError:  # a ragged list
+        raise MisfitError(f"expected {wanted}, got {value!s:.60}") from None
+    if found.dtype.kind not in "iuf" or found.shape != np.shape(right):
+        got = (
+            f"numbers of shape {found.shape}" if found.dtype.kind in "iuf" else f"{type(value).__name__} {value!s:.60}"
+        )
+        raise MisfitError(f"expected {wanted}, got {got}")
+    return found.astype(float)
 
 
 def _close(value, right, tolerance: float) -> bool:
+    value, right = _numbers(value, right), _numbers(right, right)
     return bool(np.allclose(value, right, tolerance, tolerance, equal_nan=True))
 
 
