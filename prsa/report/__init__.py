@@ -19,6 +19,7 @@ import pandas as pd
 import xarray as xr
 
 from ..data.simulate import is_dial
+from ..study.teaching import holds
 from . import claims, dial, leakage, published, robustness, tables, text
 from .scores import scores
 
@@ -37,7 +38,7 @@ def make_all(
     found = scores(runs)
     study = found.loc[[name in scenes or not is_dial(name) for name in found["scene"]]]
     both = found.loc[study.index.union(dial.turned(found).index)]
-    audited = study["run"][~study["family"].isin(["single", "ablation"])]
+    audited = [run for run in study["run"][~study["family"].isin(["single", "ablation"])] if holds(run, "map")]
     per_run = (tables.accuracy, tables.evaluation, tables.recovery, tables.per_class, tables.ranking, tables.ablation)
     per_run += (tables.imbalance, tables.sensitivity, tables.complexity, robustness.robustness)
     makers = {"datasets": (tables.datasets, scenes, splits)} | {make.__name__: (make, study) for make in per_run}

@@ -17,7 +17,7 @@ from .plan import Plan, RunSpec, dial_grid, grid
 
 FOLDER = files.ROOT / "results" / "reference" / "teaching" / "runs"
 METHODS = ("late", "concat", "concat+prm", "sagf", "prsanet")
-SEEDS = 3
+SEEDS = 5
 DIAL_METHODS = ("late", "concat", "prsanet")
 DIAL_SETTINGS = ()  # beside the own setting of each kind
 STUDIES = ("teaching", "latest", "full", "quick")
