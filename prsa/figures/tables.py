@@ -176,9 +176,8 @@ def forest(ledger: pd.DataFrame, scene: str | None = None) -> Figure:
     """Effect and interval of every row of the ledger of claims, a panel per unit; dotted: the smallest that matters."""
     ledger = ledger[ledger["scene"].isin([scene, ALL])] if scene else ledger
     named = ledger["scene"] + "   " + ledger["measure"]
-    ledger = ledger.assign(
-        unit=ledger["measure"].map(unit), row=named.where(ledger["scene"].ne(scene), ledger["measure"])
-    )
+    ledger = ledger.assign(unit=ledger["measure"].map(unit))
+    ledger["row"] = named.where(ledger["scene"].ne(scene), ledger["measure"])
     parts = {u: _claim_lines(ledger[ledger["unit"].eq(u)], "row") for u in SMALLEST if u in set(ledger["unit"])}
     cells = {(cell.claim, cell.row): cell for cell in ledger.itertuples()}
     heights = [len(lines) + 2.6 for lines in parts.values()]  # 2.6 lines for the axis below
@@ -193,6 +192,7 @@ def forest(ledger: pd.DataFrame, scene: str | None = None) -> Figure:
         labels = [row.rsplit(" (", 1)[0] or claim for claim, row in lines]
         _claim_labels(ax, range(len(lines))[::-1], labels, lines)
         ax.set(xlabel=f"effect ({u})", ylim=(-0.7, len(lines) - 0.3))
+        ax.locator_params(axis="x", nbins=6)  # more would overlap in the smallest units
         ax.grid(axis="y", visible=False)
         ax.axvline(SMALLEST[u], color=INK, linewidth=0.9, linestyle=":", zorder=1)
     zero(axes)

@@ -11,15 +11,15 @@ from pathlib import Path
 import xarray as xr
 
 from .. import files
-from ..data.simulate import EMBEDDED
+from ..data.simulate import EMBEDDED, scene_name
 from ..errors import PrsaError
-from .plan import Plan, RunSpec, dial_grid, grid
+from .plan import DIAL_SEEDS, Plan, RunSpec, grid
 
 FOLDER = files.ROOT / "results" / "reference" / "teaching" / "runs"
 METHODS = ("late", "concat", "concat+prm", "sagf", "prsanet")
 SEEDS = 5
 DIAL_METHODS = ("late", "concat", "prsanet")
-DIAL_SETTINGS = ()  # beside the own setting of each kind
+DIAL_SETTINGS = (0.0,)
 STUDIES = ("teaching", "latest", "full", "quick")
 NOTE = "study.json"  # in a results folder: what the study there was made of
 
@@ -48,11 +48,10 @@ class Teaching(Plan):
     def __init__(self, scenes: list[str]):
         self.sources = list(scenes)
         self.specs = grid(self.sources, list(METHODS), SEEDS)
-        ends = {f"{setting:g}" for setting in DIAL_SETTINGS}
+        names = (scene_name(kind, 0, setting) for kind in self.sources for setting in DIAL_SETTINGS)
+        names = sorted({*self.sources, *names}, key=lambda name: (self.sources.index(name.partition(":")[0]), name))
         self.dial = [
-            spec
-            for spec in dial_grid(self.sources, 9)
-            if spec.method in DIAL_METHODS and (spec.scene in EMBEDDED or spec.scene.split(":")[2] in ends)
+            RunSpec(name, method, seed) for name in names for seed in range(DIAL_SEEDS) for method in DIAL_METHODS
         ]
         self.scenes = _Opened(self.sources, lambda name: self.source(name).scene)
         self.splits = _Opened(self.sources, self._split)
