@@ -253,6 +253,7 @@ def test_a_source_is_valid_short_and_has_a_check_for_every_solution(name):
 def test_a_student_copy_holds_no_solution(name):
     source, copied = BOOKS[name], copies.student(BOOKS[name])
     nbformat.validate(copied)
+    assert copies.student(copied) == copied, "the zip holds student copies, and make lab makes copies of them"
     text = "\n".join(c.source for c in copied.cells)
     for cell in (c for c in source.cells if copies.tagged(c, "solution")):
         handed = copies.placeholder(cell.source) if cell.cell_type == "code" else ""

@@ -113,9 +113,12 @@ def function(name: str, value: Callable, answer, tolerance: float = 1e-6) -> Non
     _judge(name, tuple(got), answer, same, attempted=True)
 
 
-def passed(name: str) -> bool:
-    """Whether a check of this notebook was right when it was last run: later cells may build on it."""
-    return _sheet["found"].get(name, (OPEN, ""))[0] == RIGHT
+def passed(*names: str) -> bool:
+    """Whether these checks were right when they were last run, for cells that build on them; says so if not."""
+    lacking = [name for name in names if _sheet["found"].get(name, (OPEN, ""))[0] != RIGHT]
+    if lacking:
+        print(f"This cell waits for: {', '.join(lacking)}")
+    return not lacking
 
 
 def score() -> dict:
@@ -123,7 +126,8 @@ def score() -> dict:
     points, found = _sheet["points"], _sheet["found"]
     tests = []
     for name, possible in points.items():
-        (verdict, note), ok = found[name], passed(name)
+        verdict, note = found[name]
+        ok = verdict == RIGHT
         got = {"score": possible if ok else 0, "max_score": possible, "status": "passed" if ok else "failed"}
         tests.append({"name": name, **got, "output": f"{verdict}. {note}".strip(), "visibility": "visible"})
     verdicts = {name: found[name][0] for name in points}

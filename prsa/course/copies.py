@@ -25,6 +25,7 @@ PLACE = Path("notebooks", "course")  # of the sources; in the zip, of the studen
 TEXTS = ("README.md", "LICENSE-TEXT")
 WHOLE = ("pyproject.toml", "requirements.lock", "environment.yml", "Makefile", "LICENSE", "README.md", "CITATION.cff")
 WHOLE += ("prsa", "notebooks", "data/README.md", "results/reference/teaching", "results/reference/tables")
+FOLDED = "<details><summary>Hint</summary>"
 DATE = (2025, 1, 1, 0, 0, 0)  # of every member of the zip: the same content gives the same bytes
 
 
@@ -77,14 +78,14 @@ def tagged(cell: NotebookNode, tag: str) -> bool:
 
 
 def student(notebook: NotebookNode) -> NotebookNode:
-    """A student's copy."""
+    """A student's copy; of a student's copy, the same."""
     notebook = copy.deepcopy(notebook)
     notebook.cells = [c for c in notebook.cells if not (tagged(c, "solution") and c.cell_type == "markdown")]
     for cell in notebook.cells:
         if tagged(cell, "solution"):
             cell.source = placeholder(cell.source)
-        elif tagged(cell, "hint"):
-            cell.source = f"<details><summary>Hint</summary>\n\n{cell.source}\n\n</details>"
+        elif tagged(cell, "hint") and not cell.source.startswith(FOLDED):
+            cell.source = f"{FOLDED}\n\n{cell.source}\n\n</details>"
     return notebook
 
 
