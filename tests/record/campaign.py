@@ -1,8 +1,8 @@
 """Does the study survive kills, two calls at once, a full disk, flipped bytes and odd scenes? `make campaign`.
 
 ``PYTHONPATH=tests python -m record.campaign [KILLS] [SCENES]`` (100 and 500: about an hour) prints a table and writes
-``PYTHONPATH=tests python -m record.campaign [KILLS] [SCENES]`` (100 and 500: about an hour) prints a table and writes
-its tables must be byte for byte those of an undisturbed one. Linux; a full disk needs the rights of root.
+``results/campaign.csv``, a row per kind of trial: tries, faults, the first fault. After every kill the study is called
+again, and its tables must be byte for byte those of an undisturbed one. Linux; a full disk needs the rights of root.
 """
 
 import functools
