@@ -194,8 +194,8 @@ def reliability(reference: Path) -> str:
         f"No difference at all: {same}. Where there is one, the largest of one run's OA is "
         f"{abs(worst['difference']):.1f} points ({where}); root mean square over {len(other)} runs: {square**0.5:.1f}. "
         f"Deviation of the same methods over seeds: {usual:.1f} points.\n\n"
-        "**Tolerance.** On another processor a mean of n runs is the same within three times that root mean square over "
-        f"the root of n: {means} (one run; three scenes with three seeds; with ten).\n"
+        "**Tolerance.** On another processor a mean of n runs is the same within three times that root mean square "
+        f"over the root of n: {means} (one run; three scenes with three seeds; with ten).\n"
     ) + (f"\n{markdown(rows)}" if rows else "")
 
 
