@@ -203,38 +203,44 @@ def test_a_claim_is_frozen_before_its_runs(monkeypatch, tmp_path):
         claim.freeze(mine | {"sign": 0})
 
 
-def execute(books, home):
-    """Execute notebooks one after the other in one real kernel, emptied in between; name -> what they said, score."""
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    manager, found = KernelManager(kernel_name="prsa", transport_encryption="auto"), {}
-    manager.start_kernel(env=os.environ | {"PRSA_RESULTS": str(home)}, cwd=str(home))
-    try:
-        for name, book in books.items():
-            empty = nbformat.v4.new_code_cell('get_ipython().run_line_magic("reset_selective", "-f .")')
-            book = nbformat.v4.new_notebook(cells=[empty, *copy.deepcopy(book.cells)], metadata=book.metadata)
-            NotebookClient(book, km=manager, timeout=120).execute()  # raises for a cell that raises
-            said = [o.get("text", "") for c in book.cells if c.cell_type == "code" for o in c.outputs]
-            score = json.loads((home / "course" / "scores" / f"{name}.json").read_text())
-            found[name] = "".join(said), score
-    finally:
-        manager.shutdown_kernel(now=True)
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """One real kernel, and the results folder that it writes to."""
+    home = tmp_path_factory.mktemp("home")
+    manager = KernelManager(kernel_name="prsa", transport_encryption="auto")
+    env = os.environ | {"PRSA_RESULTS": str(home), "JUPYTER_PREFER_ENV_PATH": "1"}
+    manager.start_kernel(env=env, cwd=str(home))
+    yield manager, home
+    manager.shutdown_kernel(now=True)
+
+
+def execute(kernel, books):
+    """Execute notebooks one after the other in a kernel, emptied before each; name -> what they said, score."""
+    (manager, home), found = kernel, {}
+    empty = nbformat.v4.new_code_cell('get_ipython().run_line_magic("reset_selective", "-f .")')
+    for name, book in books.items():
+        book = nbformat.v4.new_notebook(cells=copy.deepcopy([empty, *book.cells]), metadata=book.metadata)
+        NotebookClient(book, km=manager, timeout=120).execute()  # raises for a cell that raises
+        said = [o.get("text", "") for c in book.cells if c.cell_type == "code" for o in c.outputs]
+        score = json.loads((home / "course" / "scores" / f"{name}.json").read_text())
+        found[name] = "".join(said), score
     return found
 
 
-def test_every_solution_is_right(tmp_path):
-    for name, (_, score) in execute(BOOKS, tmp_path).items():
-        verdicts = score["extra_data"]["verdicts"]
-        assert set(verdicts.values()) == {check.RIGHT}, (name, verdicts)
-        assert score["score"] == score["extra_data"]["possible"] > 0
-
-
-def test_every_student_copy_is_not_attempted_and_never_raises(tmp_path):
-    found = execute({name: copies.student(book) for name, book in BOOKS.items()}, tmp_path)
+def test_every_student_copy_is_not_attempted_and_never_raises(kernel):
+    found = execute(kernel, {name: copies.student(book) for name, book in BOOKS.items()})
     for name, (said, score) in found.items():
         verdicts = score["extra_data"]["verdicts"]
         assert set(verdicts.values()) == {check.OPEN} and score["score"] == 0, (name, verdicts)
         assert said.count(check.OPEN) == len(verdicts), f"{name}: every check is run once"
-    assert not (tmp_path / "quick").exists(), "nothing is trained for who has answered nothing"
+    assert not (kernel[1] / "quick").exists(), "nothing is trained for who has answered nothing"
+
+
+def test_every_solution_is_right(kernel):
+    for name, (_, score) in execute(kernel, BOOKS).items():
+        verdicts = score["extra_data"]["verdicts"]
+        assert set(verdicts.values()) == {check.RIGHT}, (name, verdicts)
+        assert score["score"] == score["extra_data"]["possible"] > 0
 
 
 @pytest.mark.parametrize("name", BOOKS)

@@ -244,6 +244,12 @@ def test_make_test_runs_the_notebooks_in_a_call_of_their_own_with_the_named_kern
     units, books = project("test").calls
     assert units == ".env/bin/python -m pytest -q tests"
     assert "--nbval-lax --nbval-kernel-name prsa" in books and books.endswith(" notebooks")
+    assert "--ignore=notebooks/course" in books, "tests/test_course.py executes the exercises"
+
+
+def test_make_course_writes_the_copies(project):
+    project("env")
+    assert project("course").calls == [".env/bin/python -m prsa.course"]
 
 
 def test_data_readme_gives_source_and_hash_of_every_benchmark_file():
