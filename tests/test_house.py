@@ -31,7 +31,7 @@ NEW = {  # files of capabilities that came later: rasters and CRS, no-data in ev
     "mapping": ("saved", "geotiff", "area", "windows", "sensors"),
     "study": ("status", "provenance", "cluster", "archive", "teaching"),
     "report": ("pages", "layout"),
-    "figures": ("places", "demo"),
+    "figures": ("places", "demo", "playground"),
     "course": (),
     "cli": (),
     "kernel": (),

@@ -14,7 +14,8 @@ PARAMETERS = {"scenes", "seeds", "preset", "jobs", "device", "methods", "study"}
 READERS = tuple(f"{number:02}_" for number in range(4, 12))  # open a study and train nothing
 OWN = {"rasters", "labels", "column", "classes", "method"}  # what the notebook on a reader's own files asks for
 LINES, CODE, PROSE, CELLS = 15, 970, 0.5, range(20, 43)  # of a code cell, of all but those on new matters; share; count
-NEW = ("12_",)
+NEW = ("12_", "13_")
+SHORT = ("13_",)  # the playground: its controls say the rest
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
@@ -67,7 +68,8 @@ def test_cells_are_short_and_prose_leads(path):
     long = {n: count for n, count in long.items() if count > LINES}
     assert not long, f"cells with more than {LINES} lines: {long}. Fix: plotting and helpers live in the package"
     share = sum(cell.cell_type == "markdown" for cell in cells) / len(cells)
-    assert share >= PROSE and len(cells) in CELLS, f"{len(cells)} cells, {share:.0%} of them prose"
+    enough = len(cells) in CELLS or path.name.startswith(SHORT)
+    assert share >= PROSE and enough, f"{len(cells)} cells, {share:.0%} of them prose"
     assert any(re.search(r"^\s*assert ", cell.source, re.M) for cell in code(path)), "nbval needs an assert to check"
 
 
