@@ -251,7 +251,7 @@ def test_notebooks_get_what_they_declare_and_one_failure_stops_no_other(tmp_path
     with pytest.raises(PrsaError, match="1 of 3 notebooks failed, see above: 02_bad.ipynb"):
         reproduce.run_notebooks([good, bad, last], results, {"seeds": 7, "jobs": 2}, 2, said.append)
     assert names(results / "notebooks") == ["01_good.ipynb", "02_bad.failed.ipynb", "03_last.ipynb"]
-    assert names(results / "report") == ["01_good.html", "03_last.html", "index.html", "tables.html"]
+    assert names(results / "report") == ["01_good.html", "03_last.html", "GLOSSARY.html", *REPORT[2:]]
     assert f"seeds 7 {max(1, reproduce.cores() // 2)}" in texts(results / "notebooks" / "01_good.ipynb")
     page = (results / "report" / "01_good.html").read_text()
     assert "seeds 7" in page and "<em>roof</em>" in page and "a &lt; b" in page and "<table" in page and "<td" in page

@@ -35,6 +35,7 @@ LEAD = (
     "pages measure when that happens, and whether rebalancing helps. All numbers are of our reconstruction of "
     "PRSANet: only the abstract of its paper is public."
 )
+GLOSSARY = "GLOSSARY"  # beside the notebooks
 SKIPPED = 'id="(what-you-can-change|tools|the-runs)"'  # sections that are no slides
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -225,16 +226,20 @@ def write_all(results: Path, names: list[str]) -> list[Path]:
     ``names``: of the notebooks, in order; those without an executed copy are left out, and their old pages removed.
     Returns the paths. Raises `PrsaError` when the disk does not take them.
     """
-    report = results / "report"
+    report, glossary = results / "report", files.NOTEBOOKS / f"{GLOSSARY}.md"
     there = [name for name in names if (results / "notebooks" / f"{name}.ipynb").is_file()]
     for old in report.glob("*.html"):
-        if old.stem not in (*there, "index", "tables"):
+        if old.stem not in (*there, "index", "tables", GLOSSARY):
             old.unlink()
     books = {name: nbformat.read(results / "notebooks" / f"{name}.ipynb", as_version=4) for name in there}
     known = {name: facts(nb, name) for name, nb in books.items()}
+    linked_to = [*there, *([GLOSSARY] * glossary.is_file())]
     order, paths = [(), *((f"{name}.html", known[name]["title"]) for name in there), ("tables.html", "Tables")], []
     for i, (name, nb) in enumerate(books.items(), 1):
-        paths.append(to_html(nb, report / f"{name}.html", source(nb, results), there, order[i - 1], order[i + 1]))
+        paths.append(to_html(nb, report / f"{name}.html", source(nb, results), linked_to, order[i - 1], order[i + 1]))
+    if glossary.is_file():
+        words = linked(markdown(glossary.read_text(encoding="utf-8")), linked_to, report / "index.html")
+        paths.append(files.write_text(page("Glossary", words), report / f"{GLOSSARY}.html"))
     paths.append(files.write_text(tables(results, order[-2]), report / "tables.html"))
     return [*paths, files.write_text(index(results, known), report / "index.html")]
 
