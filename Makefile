@@ -8,12 +8,15 @@ JOBS    ?=
 DEVICE  ?= auto
 METHODS ?=
 PORT    ?=
+CLUSTER ?=
+FILE    ?=
+N       ?= 5
 # Recipes read it as "$$SCENES": a path may hold spaces, parentheses and quotes.
-export SCENES
+export SCENES CLUSTER FILE
 PYTHON  ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c $(PYTHON_OK) >/dev/null 2>&1 && echo $$p && break; done)
 
 # A mistyped variable would start the default study without a word.
-KNOWN   := SCENES SEEDS JOBS DEVICE METHODS PORT PYTHON CONDA
+KNOWN   := SCENES SEEDS JOBS DEVICE METHODS PORT CLUSTER FILE N PYTHON CONDA
 UNKNOWN := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$(filter-out $(KNOWN),$v))))
 ifneq ($(UNKNOWN),)
   $(error unknown variable $(UNKNOWN). Expected one of $(KNOWN))
@@ -37,14 +40,16 @@ unexport PYTHONPATH
 # What only maintainers run: speed, tuning, the reference, the campaign.
 RECORD   = PYTHONPATH="$$PWD/tests" $(PY) -m record
 STUDY    = $(PY) -m prsa.reproduce --device '$(DEVICE)' $(if $(SCENES),--scenes "$$SCENES") \
-           $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(METHODS),--methods $(METHODS))
+           $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') $(if $(METHODS),--methods $(METHODS)) \
+           $(if $(CLUSTER),--cluster "$$CLUSTER")
 
 # A folder that was moved is installed again: scripts and the package are registered by their absolute path.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
   $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help env quick reproduce demo slides status test lab course data format lint bench tune research reference teaching campaign machines clean
+.PHONY: help env quick reproduce demo slides status pack unpack verify test lab course data format lint bench tune \
+        research reference teaching campaign machines clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -53,7 +58,9 @@ help:
 	@echo "make demo       one figure within a minute: which sensor is left behind; into results/figures"
 	@echo "make quick      the study in small: one simulated scene, minutes; into results/quick"
 	@echo "make reproduce  the whole study: every run, table, figure and notebook; into results"
-	@echo "make status     runs and tables of the whole study: there, missing (with the time they take) or stale"
+	@echo "make status     runs, tables and figures of the whole study: there, missing (with the time they take) or stale"
+	@echo "make pack       the finished runs in one file, results/runs.zip, or FILE=; make unpack FILE= takes them in"
+	@echo "make verify     train N=5 random finished runs again and compare every number"
 	@echo "make test       unit tests, then every notebook with its defaults"
 	@echo "make lab        open your own copy of the notebooks (work/) in JupyterLab; PORT=8888 chooses the port"
 	@echo "make course     exercises for a class: student copies, instructor copies and a zip; into results/course"
@@ -75,6 +82,7 @@ help:
 	@echo "  SEEDS    runs per scene and method (3; quick: 2)"
 	@echo "  JOBS     processes at a time (one per core)"
 	@echo "  DEVICE   auto, cpu, cuda or mps (auto)"
+	@echo "  CLUSTER  where to train: local, tcp://host:8786 or a dask-jobqueue YAML file (processes of this machine)"
 	@echo "  METHODS  methods to compare, space separated (those of the study; all: and everything compared with)"
 	@echo "  CONDA, PYTHON  what makes the environment (mamba, else conda, else a Python; CONDA= takes the Python)"
 	@echo "e.g. make reproduce SCENES=\"sim-sar path/to/scene.nc\" SEEDS=3 JOBS=2"
@@ -118,6 +126,15 @@ reproduce: $(STAMP)
 status: $(STAMP)
 	@$(STUDY) --preset full --status
 
+pack: $(STAMP)
+	@$(STUDY) --preset full --pack "$${FILE:-results/runs.zip}"
+
+unpack: $(STAMP)
+	@$(PY) -m prsa.reproduce --unpack "$$FILE"
+
+verify: $(STAMP)
+	@$(STUDY) --preset full --verify '$(N)'
+
 # Two calls: nbval in one process with the unit tests scatters cells. The exercises are run by tests/test_course.py. Results
 # go to a folder of their own, so that a test neither uses nor changes the user's.
 test: $(STAMP)
@@ -147,7 +164,7 @@ bench: $(STAMP)
 	@PYTHONWARNINGS=ignore::RuntimeWarning:runpy $(RECORD).bench
 
 tune: $(STAMP)
-	@$(RECORD).tuning
+	@$(RECORD).tuning "$$CLUSTER"
 
 # The search is finished, and what it tried and dropped is no longer in the package: the commit that holds it repeats it,
 # in a worktree with an environment of its own (about as long as make reproduce).

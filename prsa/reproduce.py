@@ -19,10 +19,13 @@ from pathlib import Path
 
 from . import files
 from .errors import PrsaError
-from .study.execute import cores, run, workers
+from .study.archive import unpack
+from .study.cluster import executor
+from .study.execute import run
 from .study.plan import Plan
-from .study.provenance import GROUPS, STUDY, attributes, of_figures, record
-from .study.status import other_versions, status
+from .study.pool import cores, pool, workers
+from .study.provenance import attributes, record
+from .study.status import other_versions
 from .study.teaching import write_note
 
 KERNEL = "prsa"  # comes with the package, see pyproject.toml
@@ -152,17 +155,27 @@ def listed(text: str) -> list[str]:
 _say = partial(print, flush=True)
 
 
-def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: list[str] | None, preset: str) -> Path:
+def reproduce(
+    scenes: list[str],
+    seeds: int,
+    jobs: int | None,
+    device: str,
+    methods: list[str] | None,
+    preset: str,
+    cluster: str = "",
+) -> Path:
     """Check everything, train what is missing, write tables and figures after every round of seeds, execute the
     notebooks; returns the results folder. Raises `PrsaError`; before the first run starts, nothing has been written.
     """
     from . import figures, report
     from .training.loop import pick_device
 
-    start = time.monotonic()
+    start, asked, jobs = time.monotonic(), jobs, cores() if jobs is None else jobs
     if jobs < 1:
         raise PrsaError(f"JOBS: expected 1 or more, got {jobs}.")
-    device = str(pick_device(device))
+    execute = executor(cluster, _say) if cluster else pool
+    here = str(pick_device("auto" if cluster else device))
+    device = str(pick_device(device)) if cluster in ("", "local") else device
     study = Plan(scenes, seeds, methods, preset)
     specs = list(dict.fromkeys(study.specs + study.dial))
     notebooks = sorted(files.NOTEBOOKS.glob("[0-9A][0-9]_*.ipynb"))  # A: appendices
@@ -180,9 +193,7 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
             tables = report.write_all(found, study.scenes, study.splits, results / "tables")
             _only(tables, results / "tables")
             drawn = figures.write_all(tables, found, results / "figures", study.scenes, study.splits)
-            stems = {stem: name for stem, name, *_ in figures.OF_TABLES}
-            group = {name: GROUPS.get(name, STUDY) for name in tables}
-            record(study, there, group | of_figures([path.stem for path in drawn], stems, study), results / "tables")
+            record(study, there, tables, drawn, figures.OF_TABLES, results / "tables")
             written[:] = there
             first.append((time.monotonic() - start) / 60)
         if seed is not None:
@@ -193,18 +204,19 @@ def reproduce(scenes: list[str], seeds: int, jobs: int, device: str, methods: li
         missing = set(study.missing(specs))
         for line in other_versions(attributes(study.path(spec)) for spec in specs if spec not in missing):
             _say(line)
-        _say(f"{len(specs)} runs ({', '.join(study.scenes)}; {seeds} seeds; preset {preset}), {jobs} at a time")
+        at = f"CLUSTER={cluster}" if cluster else f"{jobs} at a time"
+        _say(f"{len(specs)} runs ({', '.join(study.scenes)}; {seeds} seeds; preset {preset}), {at}")
         write_note(study, seeds, methods, preset)
-        if missing:
+        if missing and not cluster:
             figures.demo.draw(study, results, partial(run, study, jobs=jobs, device=device), _say)
-        run(study, specs, jobs, device, write)
+        run(study, specs, asked, device, write, executor=execute)
         write()
         _say(f"executing {len(notebooks)} notebooks")
-        settings = {"seeds": seeds, "preset": preset, "study": preset, "jobs": jobs, "device": device}
+        settings = {"seeds": seeds, "preset": preset, "study": preset, "jobs": jobs, "device": here}
         run_notebooks(notebooks, results, settings | {"scenes": study.sources, "methods": methods}, jobs, _say)
         _only({path.stem for path in notebooks}, results / "notebooks")
         minutes = (time.monotonic() - start) / 60
-        if len(missing) == len(specs):  # the time of a resumed study says nothing
+        if len(missing) == len(specs) and not cluster:  # the time of a resumed study says nothing
             timing = {"minutes": round(minutes, 1), "first_table_minutes": round(first[0], 1), "runs": len(specs)}
             timing |= {"scenes": list(study.scenes), "seeds": seeds, "jobs": jobs, "cores": cores(), "device": device}
             files.write_text(json.dumps(timing, indent=1) + "\n", results / "timing.json")
@@ -232,23 +244,32 @@ def main(arguments: list[str] | None = None) -> int:
     add("--preset", choices=tuple(DEFAULTS), default="full", help="full: the study; quick: the same in minutes")
     add("--scenes", nargs="+", help="names of embedded scenes or .nc files (default: by preset)")
     add("--seeds", type=int, help="runs per scene and method (default: 3; quick: 2)")
-    add("--jobs", type=int, default=cores(), help="processes at a time (default: one per core)")
+    add("--jobs", type=int, help="processes at a time (default: one per core)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--methods", nargs="+", help="methods to compare (default: those of the study)")
+    add(
+        "--cluster",
+        default="",
+        help="train on: local (Dask workers here), tcp://host:8786, or a dask-jobqueue YAML file",
+    )
     add("--status", action="store_true", help="say what is there, missing or stale; train and write nothing")
+    add("--pack", metavar="FILE", type=Path, help="write the finished runs into one file")
+    add("--unpack", metavar="FILE", type=Path, help="take the runs of such a file in, after checking them")
+    add("--verify", metavar="N", type=int, help="train N random finished runs again and compare")
     try:
         given = parser.parse_args(arguments)
         scenes, seeds = DEFAULTS[given.preset]
         scenes = [name for text in given.scenes or scenes for name in listed(text)]
         seeds = seeds if given.seeds is None else given.seeds
-        if given.status:
-            from .report.text import COLUMNS
+        if given.unpack:
+            unpack(given.unpack, _say)
+        elif given.status or given.pack or given.verify is not None:
+            from .report.finished import inspect
 
             study = Plan(scenes, seeds, given.methods, given.preset)
-            tables = {name: GROUPS.get(name, STUDY) for name in COLUMNS}
-            print(*status(study, files.results(given.preset), tables, given.jobs), sep="\n")
-            return 0
-        reproduce(scenes, seeds, given.jobs, given.device, given.methods, given.preset)
+            inspect(study, given.jobs or cores(), given.status, given.pack, given.verify, _say)
+        else:
+            reproduce(scenes, seeds, given.jobs, given.device, given.methods, given.preset, given.cluster)
     except PrsaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -29,8 +29,8 @@ PACKAGE, LIMIT = ROOT / "prsa", 7800  # lines, but for what came with new capabi
 NEW = {  # files of capabilities that came later: rasters and CRS, no-data in every spelling, maps as files, commands
     "data": ("rasters", "windowed", "labels", "grid", "nodata"),
     "mapping": ("saved", "geotiff", "area", "windows", "sensors"),
-    "study": ("status", "provenance", "cluster", "archive", "teaching"),
-    "report": ("pages", "layout"),
+    "study": ("pool", "cluster", "schedulers", "provenance", "status", "archive", "teaching"),
+    "report": ("pages", "layout", "finished"),
     "figures": ("places", "demo", "playground"),
     "course": (),
     "cli": (),
@@ -44,6 +44,8 @@ LAZY = {  # file or room -> what it imports inside a function, and why
     "figures.training": "sklearn",  # a second to load, used by one figure
     "metrics": "sklearn",  # the same, used by the probe alone
     "study.progress": "tqdm",  # the bar of JupyterLab takes half a second to load
+    "study.cluster": "threadpoolctl .training",  # heavy; in a worker
+    "study.schedulers": "dask distributed dask_jobqueue yaml",  # heavy; only for a cluster
     "study.execute": "torch .fit .mapping",  # tables and figures know the plan of a study without torch
     "lab": "nbformat .course .report .reproduce .figures .study .training",  # each of its commands needs a few
     # mistyped arguments are answered at once

@@ -1,16 +1,20 @@
 """The study room: plans, run files, evaluation by hand, degraded sensors; real processes, and real kills of them."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from concurrent.futures import as_completed
 from pathlib import Path
+from stat import S_IFLNK
 
 import nbformat
 import numpy as np
@@ -27,7 +31,7 @@ from prsa.data import simulate
 from prsa.data.patches import normalise
 from prsa.data.scene import scene_hash
 from prsa.data.splits import TEST, TRAIN, VAL
-from prsa.study import Plan, RunSpec, degrade, evaluate, execute, plan, progress, provenance, run, runs
+from prsa.study import Plan, RunSpec, archive, degrade, evaluate, execute, plan, pool, progress, provenance, run, runs
 from prsa.study.plan import ABLATIONS, COMPARATORS, DIAL, DIAL_METHODS, SENSITIVITY, STUDY, dial_grid, grid
 
 NAMES = ("hsi", "sar", "dsm")
@@ -236,7 +240,7 @@ def test_finished_runs_are_never_trained_again(finished, small, monkeypatch):
     folder, specs, where = finished
     monkeypatch.setenv("PRSA_RESULTS", str(folder))
     before = {path: path.stat().st_mtime_ns for path in where}
-    monkeypatch.setattr(execute, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("nothing is missing"))
     assert run(small, specs, 2) == where and run(small, specs[::-1] + specs[:1]) == where[::-1] + where[:1]
     assert all(execute.train(spec, path, "cpu") == path for spec, path in zip(specs, where)), "nor by a late worker"
     assert before == {path: path.stat().st_mtime_ns for path in where}
@@ -324,7 +328,7 @@ def test_a_round_is_announced_once_when_its_runs_are_there(small, finished, scen
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(execute, "workers", Here)
+    monkeypatch.setattr(pool, "workers", Here)
     plain = [RunSpec(str(scene_file), m, seed, "quick") for seed in range(3) for m in ("late", "concat", "prsanet")]
     announced = []
     run(small, plain + small_specs(scene_file, seeds=4), 1, "cpu", announced.append)
@@ -503,7 +507,7 @@ def test_no_worker_outlives_its_parent(finished, small, results, moment, sent):
 
 def test_an_error_lets_what_has_begun_come_to_its_end(tmp_path):
     calls = [("raise",), (str(tmp_path / "slow"),), (str(tmp_path / "waiting"),)]
-    with pytest.raises(ZeroDivisionError), execute.workers(2, work, calls) as futures:
+    with pytest.raises(ZeroDivisionError), pool.workers(2, work, calls) as futures:
         for future in as_completed(futures):
             future.result()
     assert [path.name for path in tmp_path.iterdir()] in (["slow"], ["slow", "waiting"])
@@ -921,10 +925,116 @@ def test_tables_and_figures_name_their_runs(tmp_path, results):
     ]
     found = provenance.of_figures(names, stems, made)
     assert [*found.values()] == ["study", "dial", "ablation", "scene sim-sar", "scene sim-tri", "ablation"]
-    provenance.record(made, made.specs[:3], {"accuracy": "study"} | found, results / "tables")
+    drawn = [Path(f"{name}.{kind}") for name in names for kind in ("png", "pdf")]
+    provenance.record(made, made.specs[:3], ["accuracy"], drawn, figures.OF_TABLES, results / "tables")
     for name in ("accuracy", "accuracy_ranking"):
         assert provenance.runs_of(name, results) == sorted(
             results / "runs" / made.path(spec).name for spec in made.specs[:3]
         )
     with pytest.raises(PrsaError, match="expected a table or figure of .*, got 'acuracy'. There are: accuracy, fig"):
         provenance.runs_of("acuracy", results)
+
+
+# An archive of runs
+
+
+def make_zip(path, entries, manifest=None, **form):
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in entries}
+    made = {"format": archive.FORMAT, "preset": "quick", "runs": hashes}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in entries:
+            file.writestr(name, data)
+        file.writestr(archive.MANIFEST, json.dumps(made if manifest is None else manifest))
+    return path
+
+
+def test_what_was_packed_comes_back_whole(finished, small, results, tmp_path, monkeypatch):
+    folder, specs, where = finished
+    with monkeypatch.context() as patch:
+        patch.setenv("PRSA_RESULTS", str(folder))
+        there = Plan(small.sources, 1, [], "quick")
+        assert archive.pack(there, [*specs, *there.specs], tmp_path / "a.zip") == (6, 2)
+    copied(where[:1], results)
+    said = []
+    new = archive.unpack(tmp_path / "a.zip", said.append)
+    assert len(new) == 5 and "5 runs taken in, 1 were there already" in said[0] and small.missing(specs) == []
+    assert all((results / "quick" / "runs" / path.name).read_bytes() == path.read_bytes() for path in where)
+    assert archive.unpack(tmp_path / "a.zip", said.append) == []
+    with pytest.raises(PrsaError, match="expected finished runs to pack, got none of 2"):
+        archive.pack(small, small.specs, tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()
+
+
+def test_a_strangers_archive_writes_nothing_that_is_no_run(finished, results, tmp_path, monkeypatch):
+    good = finished[2][0]
+    name, data = good.name, good.read_bytes()
+    other = name.replace("__late__", "__prsanet__")
+    resealed = runs._seal(data.replace(b"late", b"lane"))
+    bad = {
+        "parent": [("../" + name, data)], "absolute": [("/tmp/" + name, data)], "folder": [("a/" + name, data)],
+        "back": [("..\\" + name, data)], "no run": [("evil.py", b"import os")], "pickle": [("a.pkl", b"cos\nsystem")],
+        "twice": [(name, data), (name, data)], "other run": [(other, data)], "changed": [(name, resealed)],
+        "broken": [(name, data[:-100])], "text": [(name, b"CDF\x02" + b"\xff" * 100)], "empty": [(name, b"")],
+    }  # fmt: skip
+    for case, entries in bad.items():
+        path = make_zip(tmp_path / "bad.zip", entries)
+        with pytest.raises(PrsaError) as caught:
+            archive.unpack(path, print)
+        assert len(str(caught.value)) < 900, case
+    link = zipfile.ZipInfo(name)
+    link.external_attr = (S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(make_zip(tmp_path / "bad.zip", []), "w") as file:  # a link is a text that names its target
+        target = b"/etc/passwd"
+        file.writestr(link, target)
+        made = {"format": archive.FORMAT, "preset": "quick", "runs": {name: hashlib.sha256(target).hexdigest()}}
+        file.writestr(archive.MANIFEST, json.dumps(made))
+    with pytest.raises(PrsaError, match="got other or broken content"):
+        archive.unpack(tmp_path / "bad.zip", print)
+    manifests = ([], {}, {"format": "other", "preset": "quick", "runs": {}}, [1], "x")
+    good_one = {"format": archive.FORMAT, "preset": "../..", "runs": {name: hashlib.sha256(data).hexdigest()}}
+    for manifest in (*manifests, good_one, good_one | {"preset": "full", "runs": {name: "0" * 64}}):
+        with pytest.raises(PrsaError, match="manifest"):
+            archive.unpack(make_zip(tmp_path / "bad.zip", [(name, data)], manifest), print)
+    (tmp_path / "bad.zip").write_bytes(b"no archive")
+    for path in (tmp_path / "bad.zip", tmp_path / "none.zip", tmp_path):
+        with pytest.raises(PrsaError, match="expected an archive of"):
+            archive.unpack(path, print)
+    assert not results.exists() and not (tmp_path / name).exists()
+
+
+def test_a_bomb_is_refused_before_it_goes_off(finished, results, tmp_path, monkeypatch):
+    good = finished[2][0]
+    monkeypatch.setattr(archive, "LARGEST", 10**6)
+    with pytest.raises(PrsaError, match="run files of at most 1000000 bytes"):
+        archive.unpack(make_zip(tmp_path / "a.zip", [(good.name, bytes(2 * 10**6))]), print)
+    path = make_zip(tmp_path / "a.zip", [(good.name, bytes(10**6))])
+    packed = path.read_bytes()
+    lied = packed.replace((10**6).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
+    path.write_bytes(lied)
+    with pytest.raises(PrsaError, match="expected an archive of make pack, got BadZipFile|broken content"):
+        archive.unpack(path, print)
+    path.write_bytes(packed)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    with pytest.raises(PrsaError, match="its runs take 0.0 GB, 0.0 GB are free here"):
+        archive.unpack(path, print)
+    monkeypatch.setattr(archive, "MOST", 0)
+    with pytest.raises(PrsaError, match="at most 0 run files"):
+        archive.unpack(path, print)
+    assert not results.exists()
+
+
+def test_verify_finds_a_number_that_was_not_measured(finished, small, results):
+    _, specs, where = finished
+    copied(where[:2], results)
+    assert [line.split(": ")[1] for line in archive.verify(small, specs[:2], 5, 1)] == ["the same"] * 2
+    path = small.path(specs[1])
+    made = runs.load_run(path)
+    made["confusion"].values[0, 2] += np.eye(4, dtype=int) * 50
+    runs.save_run(made, path)
+    said = []
+    with pytest.raises(PrsaError, match="1 of 1 runs differ when they are trained again"):
+        said += archive.verify(small, specs[1:2], 1, 1)
+    assert "confusion" in archive.compared(runs.load_run(path), runs.load_run(where[1]))
+    for n, of in ((0, specs), (1, specs[2:])):
+        with pytest.raises(PrsaError, match="N: expected 1 or more, and finished runs"):
+            list(archive.verify(small, of, n, 1))

@@ -1,5 +1,5 @@
-"""A study: which runs it has (`plan`), their training in processes (`execute`, `fit`), what is measured (`evaluate`,
-`degrade`) and how it is stored (`runs`).
+"""A study: which runs it has (`plan`), their training (`execute`, `fit`) in processes (`pool`) or on a `cluster`, what
+is measured (`evaluate`, `degrade`), how it is stored (`runs`, `archive`) and what is stale (`status`, `provenance`).
 
     study = Plan(["sim-sar"], seeds=2, preset="quick")  # opens every scene once
     run(study)                                          # trains what is missing

@@ -51,8 +51,15 @@ def of_figures(names: Iterable[str], stems: dict[str, str], plan: Plan) -> dict[
     return found
 
 
-def record(plan: Plan, specs: Iterable[RunSpec], group: dict[str, str], folder: Path) -> None:
-    """Write `MADE_OF`: those of these runs that each group has, and the ``group`` of each table and figure."""
+def record(
+    plan: Plan, specs: Iterable[RunSpec], tables: Iterable[str], drawn: Iterable[Path], kinds: Iterable, folder: Path
+) -> None:
+    """Write `MADE_OF`: those of these runs that each group has, and the group of each table and figure.
+
+    ``drawn``: the files of the figures; ``kinds``: how the names of a table's figures begin, that table, and more.
+    """
+    group = {name: GROUPS.get(name, STUDY) for name in tables}
+    group |= of_figures(dict.fromkeys(path.stem for path in drawn), {stem: table for stem, table, *_ in kinds}, plan)
     there = set(specs)
     made = {name: sorted(plan.path(s).name for s in own if s in there) for name, own in groups(plan).items()}
     scenes = {name: plan.source(source).hash for name, source in zip(plan.scenes, plan.sources, strict=True)}

@@ -14,7 +14,7 @@ import pandas as pd
 from prsa import files, metrics
 from prsa.config import make_config
 from prsa.errors import PrsaError
-from prsa.study import execute, plan
+from prsa.study import cluster, execute, plan
 
 SCENES = ("sim-sar:100", "sim-sar:101", "sim-lidar:100", "sim-lidar:101")
 TRIALS = {  # method -> its setting and three values, about a factor of three apart around the published or usual one
@@ -59,12 +59,12 @@ def table(runs, of: list[plan.RunSpec]) -> pd.DataFrame:
     return found.assign(chosen=found.index.isin(best).astype(int), in_use=np.array(used).astype(int))
 
 
-def main() -> int:
-    """Train what is missing and write the table; returns the exit code."""
+def main(where: str = "") -> int:
+    """Train what is missing, on a cluster if one is named, and write the table; returns the exit code."""
     trials = specs()
     try:
         study = plan.Plan(list(SCENES), 1, list(TRIALS))
-        execute.run(study, trials)
+        execute.run(study, trials, executor=cluster.executor(where) if where else execute.pool)
         found = table(study.open(trials), trials)
     except PrsaError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -75,4 +75,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
