@@ -209,6 +209,8 @@ def reproduce(
         write_note(study, seeds, methods, preset)
         if missing and not cluster:
             figures.demo.draw(study, results, partial(run, study, jobs=jobs, device=device), _say)
+            if not study.missing(spec for spec in specs if spec.seed == 0 and not spec.overrides):
+                write(0)  # in a small study, these were all of the first seed
         run(study, specs, asked, device, write, executor=execute)
         write()
         _say(f"executing {len(notebooks)} notebooks")
