@@ -113,14 +113,15 @@ def ablation_bars(table: pd.DataFrame, scene: str | None = None, reference: str 
 
 @styled
 def probe_gap(table: pd.DataFrame, group: str | None = None) -> Figure:
-    """Probe accuracy of every branch trained alone minus inside each method, on one scale, from the recovery table."""
-    table = one(table, "group", group)
+    """Probe accuracy of every branch alone minus inside each method (recovery table); one scale for all its groups."""
+    ends, table = table[["gap", "gap_lo", "gap_hi"]].stack(), one(table, "group", group)
     looks = looks_of(table["method"])
     parts = {f"{m} ({part['role'].iloc[0]} in concat)": part for m, part in _parts(table, "modality").items()}
     words = f"probe OA alone minus inside (points),\nmean and 95 % interval over {_over(table)}"
     columns = "method", "gap", "gap_lo", "gap_hi"
     figure = row_panels(parts, columns, lambda row: looks[row.method], words, sharey=True)
     figure.suptitle(table["group"].iloc[0], fontsize=9)
+    figure.axes[0].set_xlim(min(ends.min(), 0) - 1, max(ends.max(), 0) + 1)
     zero(figure.axes)
     return figure
 
@@ -265,7 +266,7 @@ def curves(table: pd.DataFrame, kind: str | None = None) -> Figure:
             if even is not None:
                 zero(ax, even, across=True)
             ax.axvline(CONFIGS[kind].dial, color=FAINT, linestyle=":", linewidth=0.9, zorder=1)
-            ax.set(xlim=(-0.06, 1.06), xlabel="imbalance dial", xticks=[0, 0.5, 1])
+            ax.set(xlim=(-0.06, 1.06), xlabel="dial (0 weak, 1 strong)", xticks=[0, 0.5, 1])
             ax.set(ylabel=label, title=f"{m} branch" if m else "")
             ax.label_outer() if m else ax.set_xlabel("")
         for ax in place[len(line) :]:
@@ -303,13 +304,11 @@ def confidence_plot(tables: dict[str, pd.DataFrame]) -> Figure:
     """
     figure, ((ax,),) = panels(1, 1, 4.4)
     looks = looks_of(tables)
-    for method, table in tables.items():
-        of = looks[method]
+    for table, of in zip(tables.values(), looks.values()):
         many = table[table["share"].ge(0.01)]  # a handful of pixels is no curve
         ax.plot(many["confidence"], many["accuracy"], **of | {"marker": "", "linewidth": 1})
-        ax.scatter(
-            table["confidence"], table["accuracy"], 200 * table["share"], of["color"], marker=of["marker"], alpha=0.7
-        )
+        marks = table["confidence"], table["accuracy"], 200 * table["share"], of["color"]
+        ax.scatter(*marks, marker=of["marker"], alpha=0.7, clip_on=False)
     ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.9, zorder=1)
     ax.set(xlabel="confidence: highest probability (0 to 1)", ylabel="share of test pixels that are right (0 to 1)")
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")

@@ -17,9 +17,9 @@ from .plan import DIAL_SEEDS, Plan, RunSpec, grid
 
 FOLDER = files.ROOT / "results" / "reference" / "teaching" / "runs"
 METHODS = ("late", "concat", "concat+prm", "sagf", "prsanet")
-SEEDS = 5
+SEEDS = 6
 DIAL_METHODS = ("late", "concat", "prsanet")
-DIAL_SETTINGS = (0.0,)
+DIAL_SETTINGS = (0.0, 1.0)  # and each kind's own
 STUDIES = ("teaching", "latest", "full", "quick")
 NOTE = "study.json"  # in a results folder: what the study there was made of
 
