@@ -343,13 +343,15 @@ def test_what_was_handed_in_is_executed_with_the_checks_of_the_source(tmp_path, 
     book = copy.deepcopy(BOOKS["E1_by_hand"])
     first, second = [c for c in book.cells if copies.tagged(c, "check")][:2]
     first.source, second.source = 'check.array("s", [1], [1])', "raise SystemExit"
+    book.cells = [cell for cell in book.cells if "check.start" not in cell.source]
     solved = [c for c in book.cells if copies.tagged(c, "solution") and c.cell_type == "code"]
     solved[0].source, solved[1].source = "s = [1, 2]", "rho = 1 / 0"
     place = tmp_path / "ada" / "E1_by_hand.ipynb"
     files.write_text(nbformat.writes(book), place)
-    table = grading.grade(tmp_path)
-    assert table.to_dict("records") == [
-        {"student": "ada", "notebook": "E1_by_hand", "score": 10, "possible": 12, "attempted": 8}
+    files.write_text("no notebook", tmp_path / "bob" / "E1_by_hand.ipynb")
+    assert grading.grade(tmp_path).to_dict("records") == [
+        {"student": "ada", "notebook": "E1_by_hand", "score": 10, "possible": 12, "attempted": 8},
+        {"student": "bob", "notebook": "E1_by_hand", "score": 0, "possible": 0, "attempted": 0},
     ]
     verdicts = json.loads(place.with_suffix(".json").read_text())["extra_data"]["verdicts"]
     assert (verdicts["s"], verdicts["rho"], verdicts["beta"]) == (check.WRONG, check.OPEN, check.RIGHT)

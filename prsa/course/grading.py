@@ -23,12 +23,16 @@ SECONDS = 600  # for a cell
 
 
 def restored(handed_in: nbformat.NotebookNode, source: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """What was handed in, with every cell of the source that is no solution as it was handed out; own cells stay."""
-    given = {cell.id: cell for cell in student(source).cells}
-    notebook = copy.deepcopy(handed_in)
-    for n, cell in enumerate(notebook.cells):
-        if cell.get("id") in given and not tagged(given[cell.id], "solution"):
-            notebook.cells[n] = copy.deepcopy(given[cell.id])
+    """What was handed in, with every cell of the source that is no solution as it was handed out and in its place; a
+    student's own cells stay."""
+    notebook, before = copy.deepcopy(handed_in), None
+    for given in student(source).cells:
+        ids = [cell.get("id") for cell in notebook.cells]
+        if given.id not in ids:  # deleted
+            notebook.cells.insert(ids.index(before) + 1 if before else 0, given)
+        elif not tagged(given, "solution"):
+            notebook.cells[ids.index(given.id)] = given
+        before = given.id
     notebook.metadata = copy.deepcopy(source.metadata)
     return notebook
 
@@ -49,7 +53,8 @@ def execute(notebook: nbformat.NotebookNode, name: str) -> dict:
 def grade(folder) -> pd.DataFrame:
     """Grade ``folder/<student>/E*.ipynb``; writes ``scores.csv`` and, per notebook, the score as JSON beside it.
 
-    Columns student, notebook, score, possible, attempted. Raises `PrsaError` when nothing was handed in.
+    Columns student, notebook, score, possible (0: no notebook, or it could not be executed), attempted. Raises
+    `PrsaError` when nothing was handed in.
     """
     folder, rows = Path(folder), []
     books = {path.name: nbformat.read(path, as_version=4) for path in sources()}
@@ -59,8 +64,12 @@ def grade(folder) -> pd.DataFrame:
             f"expected notebooks {folder}/<student>/E1_by_hand.ipynb and so on, found none. Check the folder."
         )
     for path in found:
-        source = books[path.name]
-        score = execute(restored(nbformat.read(path, as_version=4), source), path.stem)
+        try:
+            handed_in = nbformat.read(path, as_version=4)
+        except Exception:  # what is no notebook raises kinds of json, of nbformat and of the system
+            score = {}
+        else:
+            score = execute(restored(handed_in, books[path.name]), path.stem)
         extra = score.get("extra_data", {"possible": 0, "verdicts": {}})
         attempted = sum(verdict != "not attempted" for verdict in extra["verdicts"].values())
         rows.append((path.parent.name, path.stem, score.get("score", 0), extra["possible"], attempted))
