@@ -292,6 +292,12 @@ def e4_mean(a, b) -> Answer:
     return Answer(leads.mean(), "the mean of the differences.", ((leads.max(), "not the best one: the mean."),))
 
 
+def e4_shrinks(looked_at: dict, new: dict) -> Answer:
+    """Whether the mean lead of the new seeds is below the best of those looked at."""
+    best, mean = e4_best(*looked_at.values()).right, e4_mean(*new.values()).right
+    return Answer(bool(best > mean), "compare best_lead with new_lead.")
+
+
 def t_interval(x) -> np.ndarray:
     """95 % interval (2,) of the mean by Student's t."""
     x = np.asarray(x, float)
