@@ -89,7 +89,9 @@ def _port(asked: int | None) -> int:
 def command(port: int) -> list[str]:
     """How JupyterLab is started: the repository is its root, so that results can be seen; in a container for all."""
     call = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={files.HOME}", f"--port={port}"]
-    call += [f"--LabApp.default_url=/lab/tree/work/{FIRST}", "--ServerApp.port_retries=0", "--ServerApp.log_level=WARN"]
+    call += [f"--LabApp.default_url=/lab/tree/work/{FIRST}", "--LabApp.news_url=None"]  # nothing is fetched
+    call += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    call += ["--ServerApp.port_retries=0", "--ServerApp.log_level=WARN"]
     contained = any(Path(sign).exists() for sign in ("/.dockerenv", "/run/.containerenv"))
     root = hasattr(os, "getuid") and os.getuid() == 0
     screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
@@ -102,7 +104,8 @@ def lab(port: int | None = None) -> None:
     if not files.NOTEBOOKS.is_dir():
         raise PrsaError(f"expected the notebooks in {files.NOTEBOOKS}, found none. Fix: call it in the repository.")
     port = _port(port)
-    print(*copies(files.NOTEBOOKS, files.HOME / "work"), sep="\n")
+    for line in copies(files.NOTEBOOKS, files.HOME / "work"):
+        print(line)
     os.environ.setdefault("JUPYTER_TOKEN", secrets.token_hex(16))
     address = f"http://localhost:{port}/lab/tree/work/{FIRST}?token={os.environ['JUPYTER_TOKEN']}"
     print(f"JupyterLab will be at {address}\nin a few seconds. Ctrl-C, twice, ends it.", flush=True)

@@ -269,4 +269,4 @@ class Train(widgets.VBox):
 
 def playground(browse: Browse, train: Train) -> widgets.Tab:
     """Both tabs."""
-    return widgets.Tab([browse, train], titles=["Look: the teaching runs", "Train: one network"])
+    return widgets.Tab([browse, train], titles=["Look at runs", "Train a network"])
