@@ -220,7 +220,7 @@ def execute(kernel, books):
     empty = nbformat.v4.new_code_cell('get_ipython().run_line_magic("reset_selective", "-f .")')
     for name, book in books.items():
         book = nbformat.v4.new_notebook(cells=copy.deepcopy([empty, *book.cells]), metadata=book.metadata)
-        NotebookClient(book, km=manager, timeout=120).execute()  # raises for a cell that raises
+        NotebookClient(book, km=manager, timeout=600).execute()  # raises for a cell that raises
         said = [o.get("text", "") for c in book.cells if c.cell_type == "code" for o in c.outputs]
         score = json.loads((home / "course" / "scores" / f"{name}.json").read_text())
         found[name] = "".join(said), score
