@@ -379,7 +379,7 @@ def test_the_study_is_written_and_nothing_of_an_earlier_one_stays(undisturbed):
         (here / "figures").glob("first_look_*.png")
     )
     assert "2 runs (scene" in out and "seed 0 finished: tables of 1 of 1 seeds" in out and "done in" in out
-    assert {"tables", "figures", "notebooks", "report", "runs", "timing.json"} <= set(names(here))
+    assert {"tables", "figures", "notebooks", "report", "runs", "timing.json", "study.json"} <= set(names(here))
     assert "notes.txt" in names(here / "tables") and not list(here.rglob("*old*")) and not list(here.rglob("*.tmp"))
     kinds = {suffix: {p.stem for p in (here / "tables").glob(f"*{suffix}")} for suffix in (".csv", ".md", ".tex")}
     assert kinds[".csv"] == kinds[".md"] == kinds[".tex"] > {"accuracy", "datasets", "claims"}
