@@ -19,7 +19,7 @@ FOLDER = files.ROOT / "results" / "reference" / "teaching" / "runs"
 METHODS = ("late", "concat", "concat+prm", "sagf", "prsanet")
 SEEDS = 8
 DIAL_METHODS = ("late", "concat", "prsanet")
-DIAL_SETTINGS = (0.0, 1.0)  # and each kind's own
+DIAL_SETTINGS = (0.0, 0.4, 1.0)  # and each kind's own
 STUDIES = ("teaching", "latest", "full", "quick")
 NOTE = "study.json"  # in a results folder: what the study there was made of
 
