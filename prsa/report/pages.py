@@ -42,8 +42,9 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def formula(latex: str, block: bool = False) -> str:
     """LaTeX as MathML; as code where it cannot be converted, so that nothing is lost."""
+    spaced = re.sub(r"\\tag\{([^}]*)\}", r"\\qquad (\1)", latex.strip())  # MathML has no numbers of equations
     try:
-        made = convert(latex.strip(), display="block" if block else "inline")
+        made = convert(spaced, display="block" if block else "inline")
     except Exception:  # every error of the converter is of a kind of its own
         return f"<code>{html.escape(latex)}</code>"
     return made.replace("<math ", f'<math alttext="{html.escape(latex.strip())}" ', 1)
