@@ -49,7 +49,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .PHONY: help env quick reproduce demo slides status pack unpack verify test lab course data format lint bench tune \
-        research reference teaching campaign machines clean
+        research reference teaching cluster campaign machines clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -74,6 +74,7 @@ help:
 	@echo "make reference  copy tables and measurements to results/reference and renew both README files from them"
 	@echo "make teaching   train the runs to learn from anew (an hour); results/reference/teaching"
 	@echo "make campaign   kill, interrupt, corrupt and fill the disk; results/campaign.csv"
+	@echo "make cluster    what a Dask cluster costs beside the pool of one machine; results/bench/cluster.csv"
 	@echo "make machines   the same runs with other thread counts and instruction sets; results/machines.csv"
 	@echo "make clean      remove $(ENV), results/quick and caches; finished runs of the full study stay"
 	@echo
@@ -179,6 +180,9 @@ reference: $(STAMP)
 
 teaching: $(STAMP)
 	@$(RECORD).teaching $(JOBS)
+
+cluster: $(STAMP)
+	@PYTHONWARNINGS=ignore::RuntimeWarning:runpy $(RECORD).cluster
 
 campaign: $(STAMP)
 	@$(RECORD).campaign

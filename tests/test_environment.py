@@ -121,7 +121,7 @@ def project(tmp_path):
     folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "environment.yml"):
         shutil.copy(ROOT / name, folder)
-    theirs = ("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE", "PORT")
+    theirs = ("MAKE", "CONDA", "SCENES", "SEEDS", "JOBS", "METHODS", "DEVICE", "PORT", "CLUSTER", "FILE")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(theirs)}
     clean |= {"PATH": f"{programs}:/usr/bin:/bin", "FAIL_ON": ""}
 
@@ -212,6 +212,11 @@ def test_make_passes_every_variable_on_and_refuses_mistyped_ones(project):
         f".env/bin/python -m prsa.reproduce --device cpu --scenes {scenes} --seeds 3 --jobs 2 "
         "--methods concat prsanet --preset full"
     ]
+    done = project("reproduce", "CLUSTER=my cluster's.yaml")
+    assert done.calls == [".env/bin/python -m prsa.reproduce --device auto --cluster my cluster's.yaml --preset full"]
+    assert project("unpack", "FILE=a b.zip").calls == [".env/bin/python -m prsa.reproduce --unpack a b.zip"]
+    assert project("pack").calls[0].endswith("--preset full --pack results/runs.zip")
+    assert project("verify", "N=3").calls[0].endswith("--preset full --verify 3")
     done = project("reproduce", "SCENE=sim-sar")
     assert done.returncode == 2 and "unknown variable SCENE." in done.stderr and done.calls == []
 

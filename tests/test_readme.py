@@ -9,7 +9,7 @@ import prsa
 from prsa.files import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "data/README.md", "results/reference/README.md")
+PAGES = ("README.md", "data/README.md", "prsa/study/README.md", "results/reference/README.md")
 
 
 def test_it_is_short_and_says_first_whose_numbers_these_are():

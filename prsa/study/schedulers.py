@@ -34,7 +34,7 @@ def jobqueue(path: Path) -> tuple[type, dict, int]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, ValueError, KeyError) as error:
         raise PrsaError(
             f"{path}: expected a YAML file with one of {', '.join(SYSTEMS)} and its settings below it, got "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}. See README, from one laptop to Slurm."
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}. See prsa/study/README.md."
         ) from error
     known = {name for part in (*made.job_cls.__mro__, *made.__mro__) for name in inspect.signature(part).parameters}
     known = {*known - {"scheduler", "name", "args", "kwargs", "job_kwargs", "base_class_kwargs", "job_cls"}, "jobs"}
