@@ -4,7 +4,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -52,38 +52,45 @@ def jobqueue(path: Path) -> tuple[type, dict, int]:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask writes no log in this block: what matters is said by `prsa.study.cluster`."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
 def connected(where: str, jobs: int, gpu: bool) -> Iterator:
     """A client of the scheduler at ``where``; one that was started for it ends with the block."""
     import dask
     from distributed import Client, LocalCluster
 
-    own, quiet = None, logging.getLogger("distributed")
-    before = quiet.level
-    quiet.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), dask.config.set({"distributed.comm.timeouts.connect": f"{PATIENCE}s"}):
-            warnings.simplefilter("ignore")  # of versions: `prsa.study.cluster.check` looks at them
-            resource_tracker.ensure_running()  # its start would undo the next line
-            with deaf():  # a terminal sends Ctrl-C to its workers, too
-                if where == "local":
-                    form = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
-                    form |= {"resources": {"GPU": 1}} if gpu else {}
-                    own = LocalCluster(n_workers=jobs, silence_logs=logging.CRITICAL, **form)
-                elif "://" not in where:
-                    made, options, number = jobqueue(Path(where))
-                    own = made(**options)
-                    own.adapt(minimum_jobs=number, maximum_jobs=number)  # a job that comes to its end has a successor
-                client = Client(own or where, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        if own:
-            own.close()
-        what = "no Dask scheduler answers. Check that dask scheduler runs, and use the address that it prints"
-        what = what if "://" in where else "the scheduler cannot be started"
-        raise PrsaError(f"CLUSTER={where}: {what} ({' '.join(str(error).split())[:300]}).") from error
-    try:
-        with client:
-            yield client
-    finally:
-        if own:
-            own.close()
-        quiet.setLevel(before)
+    with _quiet(), ExitStack() as opened:
+        try:
+            with warnings.catch_warnings(), dask.config.set({"distributed.comm.timeouts.connect": f"{PATIENCE}s"}):
+                warnings.simplefilter("ignore")  # of versions: `prsa.study.cluster.check` looks at them
+                resource_tracker.ensure_running()  # its start would undo the next line
+                with deaf():  # a terminal sends Ctrl-C to its workers, too
+                    own = None
+                    if where == "local":
+                        form = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
+                        form |= {"resources": {"GPU": 1}} if gpu else {}
+                        made = LocalCluster(n_workers=jobs, silence_logs=logging.CRITICAL, **form)
+                        own = opened.enter_context(made)
+                    elif "://" not in where:
+                        queue, options, number = jobqueue(Path(where))
+                        own = opened.enter_context(queue(**options))
+                        own.adapt(minimum_jobs=number, maximum_jobs=number)  # an ended job has a successor
+                    client = Client(own or where, timeout=PATIENCE, set_as_default=False)
+                    opened.enter_context(client)
+        except (OSError, ValueError, TypeError) as error:
+            what = "no Dask scheduler answers. Check that dask scheduler runs, and use the address that it prints"
+            what = what if "://" in where else "the scheduler cannot be started"
+            raise PrsaError(f"CLUSTER={where}: {what} ({' '.join(str(error).split())[:300]}).") from error
+        yield client
