@@ -71,3 +71,22 @@ def test_wrong_words_are_told():
     plan = teach.open_study("teaching", ["sim-sar"])
     assert list(plan.scenes) == ["sim-sar"] and plan.splits["sim-sar"].attrs["kind"]
     assert plan.missing([RunSpec("sim-sar", "svm", 0)])
+
+
+def test_what_the_answers_of_the_notebooks_say_is_what_these_runs_show(opened):
+    runs = report.scores(opened.open())
+    ledger = report.claims.ledger(runs)
+
+    def verdicts(words):
+        return set(ledger.loc[ledger["measure"].str.contains(words, regex=False), "verdict"])
+
+    assert verdicts("OA: prsanet - concat (") == {"supported"} == verdicts("JS at the end")  # notebook 09
+    assert set(ledger.loc[ledger["claim"].isin([report.claims.PROTOTYPE, report.claims.DIRECTION]), "verdict"]) == {
+        "supported"
+    }
+    assert verdicts("dominant sensor noise") == {"reversed"}  # notebooks 09 and 10
+    gap = report.tables.recovery(runs).query("method == 'concat'").set_index(["group", "role"])["gap"]
+    assert all(gap[kind, "fast"] > gap[kind, "slow"] for kind in ("sim-sar", "sim-tri"))  # notebook 06
+    assert abs(gap["sim-lidar", "fast"] - gap["sim-lidar", "slow"]) < 1
+    corners = report.tables.ablation(runs).pivot(index="scene", columns="variant", values="oa_mean")
+    assert corners.idxmin(axis=1).eq("concat").all()  # notebook 05

@@ -17,7 +17,7 @@ from .plan import DIAL_SEEDS, Plan, RunSpec, grid
 
 FOLDER = files.ROOT / "results" / "reference" / "teaching" / "runs"
 METHODS = ("late", "concat", "concat+prm", "sagf", "prsanet")
-SEEDS = 8
+SEEDS = 10
 DIAL_METHODS = ("late", "concat", "prsanet")
 DIAL_SETTINGS = (0.0, 0.4, 1.0)  # and each kind's own
 STUDIES = ("teaching", "latest", "full", "quick")
