@@ -281,6 +281,7 @@ def test_the_scheduler_killed_is_exit_code_2_and_the_next_call_goes_on(scene, re
 
             def kill():
                 until(lambda: list((results / "quick" / "runs").glob("*.nc")))
+                own.client.close()  # this one would complain of the loss
                 end(own.scheduler)
 
             killer = threading.Thread(target=kill)
