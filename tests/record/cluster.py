@@ -62,25 +62,32 @@ def processor() -> float:
     return sum(u.ru_utime + u.ru_stime for u in usage)
 
 
-def large(finished: int, planned: int) -> dict:
-    """In a fresh process: seconds to plan so many runs and to see which are finished, and the memory, GB.
+def large(finished: int, planned: int, like: Path) -> dict:
+    """In a fresh process: seconds to plan so many runs and to see which are finished, and memory, GB.
 
     Finished ones are copies of one real run file: their content is read and verified as that of others.
     """
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, PRSA_RESULTS=folder):
-        data = one().read_bytes()
+        data = like.read_bytes()
         many = Plan(["sim-sar"], planned // 2, ["concat"], "quick")
+        many.path(many.specs[0]).parent.mkdir(parents=True)
         for spec in many.specs[:finished]:
             many.path(spec).write_bytes(data)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         plan = Plan(["sim-sar"], planned // 2, ["concat"], "quick")
         missing = plan.missing()
-        seconds = time.perf_counter() - start
+        seconds, used = time.perf_counter() - start, time.process_time() - used
         assert len(plan.specs) == planned and len(missing) == planned - finished
-    return {"finished": finished, "planned": planned, "seconds": seconds, "memory_gb": peak_memory()}
+    return {
+        "finished": finished,
+        "planned": planned,
+        "seconds": seconds,
+        "processor_s": used,
+        "memory_gb": peak_memory(),
+    }
 
 
-def costs() -> list[tuple]:
+def costs(like: Path) -> list[tuple]:
     """What grows with the number of workers: a task through the scheduler, a run file, the opening of a scene."""
     from distributed import Client, LocalCluster
 
@@ -98,12 +105,11 @@ def costs() -> list[tuple]:
     start = time.process_time()
     Source("sim-sar")
     opening = time.process_time() - start
-    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, PRSA_RESULTS=folder):
-        path = one()
-        seconds, size = float(runs.load_run(path).attrs["seconds"]), path.stat().st_size
+    seconds, size = float(runs.load_run(like).attrs["seconds"]), like.stat().st_size
+    with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         for number in range(20):
-            runs.save_run(runs.load_run(path), Path(folder, f"{number}.nc"))
+            runs.save_run(runs.load_run(like), Path(folder, f"{number}.nc"))
         saving = (time.perf_counter() - start) / 20
     return [
         ("one task through the scheduler, one at a time", 1000 * through, "ms", ""),
@@ -115,34 +121,44 @@ def costs() -> list[tuple]:
     ]
 
 
-def main() -> None:
-    """Measure all of it and write the table."""
+def paired(like: Path) -> list[tuple]:
+    """`rate` of the pool and of Dask, in turns."""
     on_cluster, pairs = cluster.executor("local", lambda _: None), []
-    with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.dict(os.environ, PRSA_RESULTS=folder):
-            like = one()
-        for number in range(PAIRS):
-            order = (pool.pool, on_cluster) if number % 2 == 0 else (on_cluster, pool.pool)
-            found = {executor: rate(executor, like) for executor in order}
-            pairs.append((*found[pool.pool], *found[on_cluster]))
-            print(*(round(value, 2) for value in pairs[-1]), flush=True)
+    for number in range(PAIRS):
+        order = (pool.pool, on_cluster) if number % 2 == 0 else (on_cluster, pool.pool)
+        found = {executor: rate(executor, like) for executor in order}
+        pairs.append((*found[pool.pool], *found[on_cluster]))
+        print(*(round(value, 2) for value in pairs[-1]), flush=True)
+    return pairs
+
+
+def table(pairs: list[tuple], many: pd.DataFrame, each: list[tuple]) -> pd.DataFrame:
+    """What `paired`, `large` and `costs` have measured, with the targets."""
     hour, cpu, c_hour, c_cpu = (statistics.median(values) for values in zip(*pairs))
+    (known, planned, both) = many.to_dict("records")
+    beside = "processor seconds per run beside training, start included"
     rows = [
         (f"runs of {SECONDS:g} s per hour, pool of {JOBS}", hour, "1/h", ""),
         (f"runs of {SECONDS:g} s per hour, Dask with {JOBS} workers", c_hour, "1/h", ""),
         ("ratio of runs per hour, median of pairs", statistics.median(p[2] / p[0] for p in pairs), "", ">= 0.95"),
-        ("processor seconds per run beside training, pool, its start included", cpu, "s", ""),
-        ("processor seconds per run beside training, Dask, its start included", c_cpu, "s", ""),
-    ]
-    table = in_fresh_processes(large, [(FINISHED, FINISHED), (0, PLANNED), (FINISHED, PLANNED)])
-    (known, planned, both) = table.to_dict("records")
-    rows += [
+        (f"{beside}: pool", cpu, "s", ""),
+        (f"{beside}: Dask", c_cpu, "s", ""),
         (f"{FINISHED} finished runs recognised", known["seconds"], "s", "< 10"),
+        (f"{FINISHED} finished runs recognised (processor)", known["processor_s"], "s", ""),
         (f"{PLANNED} runs planned", planned["seconds"], "s", "< 30"),
         (f"{PLANNED} runs planned, {FINISHED} of them finished: memory", both["memory_gb"], "GB", "< 1"),
     ]
-    rows += costs()
-    found = pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows + each, columns=COLUMNS)
+
+
+def main() -> None:
+    """Measure all of it and write the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.dict(os.environ, PRSA_RESULTS=folder):
+            like = one()
+        sizes = (FINISHED, FINISHED), (0, PLANNED), (FINISHED, PLANNED)
+        pairs = paired(like)
+        found = table(pairs, in_fresh_processes(large, [(*size, like) for size in sizes]), costs(like))
     print(found.to_string(index=False))
     write(found, "cluster")
 
