@@ -77,6 +77,8 @@ def test_the_static_figure_has_a_row_per_kind_and_sensor_on_one_scale(table):
     assert labels == ["sim-sar\nhsi", "sim-sar\nsar", "sim-tri\nhsi", "sim-tri\nsar", "sim-tri\ndsm"]
     for column in range(3):
         assert len({ax.get_xlim() for ax in figure.axes[column::3]}) == 1
+    titles = [ax.get_title() for ax in figure.axes]
+    assert all(titles[:3]) and not any(titles[3:])
     assert "concat" in figure.alt
 
 

@@ -96,15 +96,15 @@ def overview(table: pd.DataFrame) -> Figure:
     lines = list(dict.fromkeys(zip(own["kind"], own["dial"], own["modality"])))
     count, seen = table["method"].nunique(), set()
     figure, axes = panels(len(lines), 3, len(lines) * (0.17 * count + 0.3) + 1.0, 8.0, sharey="row", sharex="col")
-    for place, (kind, at, m) in zip(axes, lines):
+    for n, (place, (kind, at, m)) in enumerate(zip(axes, lines)):
         _draw(place, _one(table, kind, at, m), table, "")
         for ax, (title, *_) in zip(place, PARTS.values()):
-            ax.set_title(title.format("").replace(" branch", "branch") if place is axes[0] else "", fontsize=8)
+            ax.set_title("" if n else title.format("").strip(), fontsize=8)
         place[0].set_ylabel(f"{kind}\n{m}")
         if kind in seen:  # its fused networks stand above
             place[0].set_facecolor("#f4f4f4")
         seen.add(kind)
-    legend_below(figure, {}, f"simulated; mean and 95 % interval over {_over(table)}; grey: as above")
+    legend_below(figure, {}, f"simulated; mean and 95 % interval over {_over(own)}; grey: as above")
     return figure
 
 

@@ -14,6 +14,8 @@ import pandas as pd
 from prsa import files
 from prsa.errors import PrsaError
 from prsa.report.intervals import text as effect
+from prsa.reproduce import DEFAULTS
+from prsa.study.plan import dial_grid, grid
 
 REFERENCE = files.ROOT / "results" / "reference"
 STUDY = ("tables/*.csv", "figures/group_differences.png", "figures/claims.png", "figures/robustness_*.png")
@@ -133,12 +135,15 @@ def comparison(reference: Path) -> str:
 def commands(reference: Path) -> str:
     """The two commands, and what the first took when the reference was made."""
     timing = json.loads((reference / "timing.json").read_text())
+    scenes, seeds = DEFAULTS["full"]
+    runs = len({*grid(list(scenes), None, seeds), *dial_grid(list(scenes), seeds)})
     took = f"{timing['minutes']:.0f} minutes on {timing['cores']} CPU cores, the first table after"
+    took = f"{took} {timing['first_table_minutes']:.0f}, once the environment is there"
+    measured = took if timing["runs"] == runs else f"a study of {timing['runs']} of them took {took}"
     return (
         f"```\nmake reproduce  # every run, table, figure and notebook -> results/\n"
         f"make test       # unit tests, then every notebook with its defaults; about {TEST_MINUTES} minutes\n```\n\n"
-        f"`make reproduce` trains {timing['runs']} runs: {took} {timing['first_table_minutes']:.0f}, once the "
-        "environment is there.\n"
+        f"`make reproduce` trains {runs} runs: {measured}.\n"
     )
 
 
