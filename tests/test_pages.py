@@ -255,6 +255,12 @@ def test_tags_are_balanced(report):
         assert not tags.wrong and not tags.open, (path.name, tags.wrong[:5], tags.open)
 
 
+def test_a_notebook_that_reads_the_teaching_runs_says_so(tmp_path):
+    reads, own = (nbformat.read(files.NOTEBOOKS / name, 4) for name in ("06_imbalance.ipynb", "00_start_here.ipynb"))
+    assert re.match(r"teaching results, \d+ runs, set [0-9a-f]{8}, ", pages.source(reads, tmp_path))
+    assert pages.source(own, tmp_path).startswith("computed in this notebook")
+
+
 def test_every_formula_of_the_notebooks_becomes_mathml():
     count = 0
     for path in [*files.NOTEBOOKS.rglob("*.ipynb"), *files.NOTEBOOKS.rglob("*.md")]:

@@ -20,7 +20,7 @@ from nbconvert.filters import Highlight2HTML, strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from .. import files
-from ..study import provenance
+from ..study import provenance, teaching
 from .layout import SCRIPT, SLIDES, document, page
 from .text import COLUMNS
 
@@ -214,10 +214,13 @@ def line(name: str, results: Path) -> str:
 
 
 def source(nb, results: Path) -> str:
-    """The same for what an executed notebook shows: the runs of the study if it was given a study's parameters."""
+    """The same for what an executed notebook shows: the runs of the study that it was given, or its default."""
     groups = provenance.recorded(results / "tables").get("groups", {})
-    if {"seeds", "study"} & set(nb.metadata.get("papermill", {}).get("parameters", {})) and groups:
+    given = nb.metadata.get("papermill", {}).get("parameters", {})
+    if {"seeds", "study"} & set(given) and groups:
         return provenance.line(results / "runs" / name for runs in groups.values() for name in runs)
+    if any("parameters" in c.metadata.get("tags", []) and 'study = "teaching"' in c.source for c in nb.cells):
+        return f"teaching results, {provenance.line(teaching.FOLDER.glob('*.slim.nc'))}"
     return f"computed in this notebook, {provenance.commit()}"
 
 

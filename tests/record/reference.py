@@ -22,7 +22,17 @@ STUDY = ("tables/*.csv", "figures/group_differences.png", "figures/claims.png", 
 STUDY = (*STUDY, "figures/dial_*.png", "timing.json")
 COMPARISON = tuple(f"tables/{name}.csv" for name in ("datasets", "accuracy", "ranking", "complexity"))
 COMPARISON = (*COMPARISON, "figures/accuracy_ranking.png", "figures/rank_intervals.png")
-MEASURED = ("bench/*.csv", "bench/*.json", "bench/*.png", "tuning.csv", "research.csv", "campaign.csv", "machines.csv")
+PLACES = ("places/tables/accuracy.csv", "places/tables/datasets.csv")
+MEASURED = (
+    *PLACES,
+    "bench/*.csv",
+    "bench/*.json",
+    "bench/*.png",
+    "tuning.csv",
+    "research.csv",
+    "campaign.csv",
+    "machines.csv",
+)
 TEST_MINUTES = 6  # of make test on two cores
 OTHERS = ("concat", "late", "pmr", "concat+prm", "sagf")  # what prsanet is compared with, one by one
 
@@ -132,6 +142,31 @@ def comparison(reference: Path) -> str:
     )
 
 
+def places(reference: Path) -> str:
+    """Five real places, two of them made from raster files: their splits, OA per method, and what prsanet adds."""
+    accuracy, datasets = _table(reference, "places/tables/accuracy", "places/tables/datasets")
+    about = [
+        {"place": f"`{r.scene}`", "what": r.title, "sensors and bands": r.modalities, "classes": r.classes}
+        | {"pixels trained on": f"{r.train:,}", "validation": f"{r.val:,}", "test": f"{r.test:,}", "split": r.split}
+        for r in datasets.itertuples()
+    ]
+    rows = []
+    by = accuracy.set_index(["method", "scene"])
+    for method in dict.fromkeys(accuracy["method"]):
+        row = {"OA, points": f"`{method}`"}
+        for scene in datasets["scene"]:
+            there = (method, scene) in by.index
+            row[scene] = f"{by.oa_mean[method, scene]:.1f} ± {by.oa_sd[method, scene]:.1f}" if there else "–"
+        rows.append(row)
+    ours = by.loc["prsanet", ["d_oa", "d_oa_lo", "d_oa_hi"]]
+    lead = {"OA, points": "`prsanet` minus `concat`"} | {scene: effect(*row) for scene, row in ours.iterrows()}
+    ahead, behind = (", ".join(f"`{name}`" for name in ours.index[of]) for of in (ours.d_oa_lo > 0, ours.d_oa_hi < 0))
+    return (
+        f"{markdown(about)}\n{markdown([*rows, lead])}\n`prsanet` minus `concat` excludes 0 above on "
+        f"{ahead or 'none'}, below on {behind or 'none'}.\n"
+    )
+
+
 def commands(reference: Path) -> str:
     """The two commands, and what the first took when the reference was made."""
     timing = json.loads((reference / "timing.json").read_text())
@@ -206,7 +241,7 @@ def reliability(reference: Path) -> str:
 
 TEXTS = {  # file -> the blocks in it
     files.ROOT / "README.md": (commands, headline),
-    REFERENCE / "README.md": (results, findings, comparison, speed, reliability),
+    REFERENCE / "README.md": (results, findings, comparison, places, speed, reliability),
 }
 
 
