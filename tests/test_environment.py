@@ -197,7 +197,7 @@ def test_no_usable_python_is_one_clear_message(project):
 def test_make_help_is_the_default_and_lists_every_target(project):
     done = project()
     assert done.returncode == 0 and done.stdout == project("help").stdout and done.calls == []
-    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text().replace("\\\n", ""), re.M)[1].split()
     for name in set(targets) - {"help"}:
         assert re.search(rf"^make {name} +\w", done.stdout, re.M), name
     for name in ("SCENES", "SEEDS", "JOBS", "DEVICE", "METHODS"):
@@ -232,9 +232,9 @@ def test_maintainers_modules_are_found(project):
     project("env")
     for target in ("bench", "tune", "reference", "campaign", "machines"):
         (call,) = project(target).calls
-        module = call.split("record.")[1]
+        module = call.split("record.")[1].split()[0]
         assert (ROOT / "tests" / "record" / f"{module}.py").is_file()
-        assert call.endswith(f"-m record.{module}") and project.path.read_text() == f"{project.folder}/tests\n"
+        assert f"-m record.{module}" in call and project.path.read_text() == f"{project.folder}/tests\n"
 
 
 def test_make_fails_when_the_command_fails(project):

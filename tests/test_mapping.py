@@ -292,8 +292,7 @@ def test_runs_of_a_study_keep_their_models_on_request(tmp_path, monkeypatch):
     cover = predict_map(load_model(execute.model_path(first)), plan.scenes["tiny"])
     np.testing.assert_array_equal(cover, run["map"])
     xr.testing.assert_identical(plan.open(specs[:1])[0].drop_attrs(), run.drop_attrs())
-    monkeypatch.setattr(execute, "workers", None)  # nothing is missing
-    execute.run(plan, specs, 1, keep_models=True)
+    execute.run(plan, specs, 1, keep_models=True, executor=None)  # nothing is missing
 
 
 # Maps as files

@@ -471,8 +471,7 @@ def test_notebooks_show_the_answer_of_the_tables(name, monkeypatch):
             return made
 
     shown, names = [], {}
-    monkeypatch.setattr("prsa.study.Plan", Study)
-    monkeypatch.setattr("prsa.study.run", lambda *_, **__: None)
+    monkeypatch.setattr("prsa.study.teaching.open_study", Study)
     monkeypatch.setattr("IPython.display.display", shown.append)
     for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
         body = ast.parse(cell.source).body if cell.cell_type == "code" else []
