@@ -33,7 +33,7 @@ MEASURED = (
     "campaign.csv",
     "machines.csv",
 )
-TEST_MINUTES = 6  # of make test on two cores
+TEST_MINUTES = 20  # of make test on two cores
 OTHERS = ("concat", "late", "pmr", "concat+prm", "sagf")  # what prsanet is compared with, one by one
 
 
