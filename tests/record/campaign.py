@@ -76,7 +76,7 @@ class Study:
 
     @staticmethod
     def finish(process: subprocess.Popen) -> tuple[int, str]:
-        errors = process.communicate(timeout=600)[1]
+        errors = process.communicate(timeout=1800)[1]
         return process.returncode, errors
 
     def tables(self, folder: Path) -> dict[str, bytes]:
