@@ -115,7 +115,7 @@ def costs(like: Path) -> list[tuple]:
         ("one task through the scheduler, one at a time", 1000 * through, "ms", ""),
         ("one look at the workers", 1000 * look, "ms", ""),
         ("opening a simulated scene (processor)", opening, "s", ""),
-        ("training of a quick run, while others used the machine", seconds, "s", ""),
+        ("training of a quick run", seconds, "s", ""),
         ("a run file", size / 1e6, "MB", ""),
         ("reading and writing a run file", 1000 * saving, "ms", ""),
     ]
