@@ -10,6 +10,7 @@ from scipy import special
 from .errors import PrsaError
 
 PROBE_C = 0.1  # inverse L2 strength of the linear probe: one fixed value for every branch, method and scene
+PROBE_GRADIENT = 2e-4  # where its solution ends: accuracies move by less than 0.1 points after it
 
 
 def confusion(truth, predicted, n_classes: int) -> np.ndarray:
@@ -105,11 +106,11 @@ def linear_probe(train_x, train_y, test_x) -> np.ndarray:
     """Labels (n_test,) that a linear classifier on frozen features predicts: how much of the classes a branch encodes.
 
     Multinomial logistic regression (L2, C = `PROBE_C`) on features standardised by the training part: train_x (n, D),
-    train_y (n,), test_x (n_test, D). Deterministic. One class in training: it is predicted everywhere.
+    train_y (n,), test_x (n_test, D). One class in training: it is predicted everywhere. Solved by L-BFGS in coordinates
+    where the fixed bound of the Hessian (Boehning, AISM 1992) is the identity, which saves steps. Raises `PrsaError`
+    for other shapes.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from scipy import optimize
 
     train_x, train_y, test_x = np.asarray(train_x, np.float64), np.asarray(train_y), np.asarray(test_x, np.float64)
     shapes = train_x.shape, train_y.shape, test_x.shape
@@ -118,7 +119,31 @@ def linear_probe(train_x, train_y, test_x) -> np.ndarray:
             f"expected features (n, D) with labels (n,), got {train_x.shape=}, {train_y.shape=}, {test_x.shape=}. "
             "Probe one branch at a time."
         )
-    if (train_y == train_y[0]).all():
-        return np.full(len(test_x), train_y[0])
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_C, tol=1e-3, max_iter=200))
-    return model.fit(train_x, train_y).predict(test_x)
+    classes, true = np.unique(train_y, return_inverse=True)
+    if len(classes) == 1:
+        return np.full(len(test_x), classes[0])
+    mean, sd = train_x.mean(0), train_x.std(0)
+    sd[sd <= 1e-9 * np.abs(mean)] = 1  # a dead feature
+    train_x, test_x = (np.column_stack([(x - mean) / sd, np.ones(len(x))]) for x in (train_x, test_x))
+    ridge = np.full(len(mean) + 1, 2.0 if len(classes) == 2 else 1.0)  # of two classes only the difference counts
+    ridge[-1] = 0  # the intercept is free
+    turn = np.linalg.inv(np.linalg.cholesky(PROBE_C / 2 * train_x.T @ train_x + np.diag(ridge))).T
+    z, metric, at = train_x @ turn, turn.T @ (ridge[:, None] * turn), (true, np.arange(len(true)))
+    z_t = np.ascontiguousarray(z.T)  # (D + 1, n)
+
+    def objective(flat):
+        v = flat.reshape(len(classes), -1)  # (K, D + 1)
+        p = v @ z_t  # (K, n): a softmax over the first axis is faster
+        p -= p.max(0)
+        loss = -p[at].sum()
+        np.exp(p, out=p)
+        total = p.sum(0)
+        p /= total
+        p[at] -= 1
+        pull = v @ metric
+        loss = PROBE_C * (loss + np.log(total).sum()) + np.vdot(v, pull) / 2
+        return loss, (PROBE_C * p @ z + pull).ravel()
+
+    ends = {"gtol": PROBE_GRADIENT, "ftol": 0, "maxiter": 2000}
+    found = optimize.minimize(objective, np.zeros(len(classes) * len(turn)), jac=True, method="L-BFGS-B", options=ends)
+    return classes[(test_x @ turn @ found.x.reshape(len(classes), -1).T).argmax(1)]

@@ -29,7 +29,7 @@ PACKAGE, LIMIT = ROOT / "prsa", 7800  # lines, but for what came with new capabi
 NEW = {  # files of capabilities that came later: rasters and CRS, no-data in every spelling, maps as files, commands
     "data": ("rasters", "windowed", "labels", "grid", "nodata"),
     "mapping": ("saved", "geotiff", "area", "windows", "sensors"),
-    "study": ("pool", "cluster", "schedulers", "provenance", "status", "archive", "teaching"),
+    "study": ("pool", "cluster", "schedulers", "provenance", "status", "archive", "teaching", "overlap"),
     "report": ("pages", "layout", "finished"),
     "figures": ("places", "demo", "playground"),
     "course": (),
@@ -42,7 +42,7 @@ LAZY = {  # file or room -> what it imports inside a function, and why
     "data.windowed": "h5py scipy",  # only for files of MATLAB
     "data.grid": "rasterio",  # heavy; only for scenes that give their CRS as text
     "figures.training": "sklearn",  # a second to load, used by one figure
-    "metrics": "sklearn",  # the same, used by the probe alone
+    "metrics": "scipy",  # its optimisers take long to load, used by the probe alone
     "study.progress": "tqdm",  # the bar of JupyterLab takes half a second to load
     "study.cluster": "threadpoolctl .training",  # heavy; in a worker
     "study.schedulers": "dask distributed dask_jobqueue yaml",  # heavy; only for a cluster

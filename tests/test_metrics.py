@@ -4,10 +4,18 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, confusion_matrix
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from prsa import metrics
+from prsa import metrics, open_scene, split_scene
+from prsa.config import make_config
+from prsa.data.splits import TEST, TRAIN
 from prsa.errors import PrsaError
+from prsa.mapping import scene_features
+from prsa.training.loop import Trainer
 
 HAND = np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]])  # 10 pixels, 7 right, class 3 never true
 
@@ -110,6 +118,47 @@ def test_linear_probe_separates_what_is_linear():
     assert (predicted == metrics.linear_probe(x[train], labels[train], x[test])).all()
     by_chance = metrics.linear_probe(rng.normal(size=(2000, 64)), labels[train], x[test]) == labels[test]
     assert abs(by_chance.mean() - 1 / 12) < 0.08
+
+
+def converged(train_x, train_y, test_x):
+    """scikit-learn's solution of the same problem, iterated to its end."""
+    solver = LogisticRegression(C=metrics.PROBE_C, tol=1e-9, max_iter=20_000)
+    probe = make_pipeline(StandardScaler(), solver).fit(train_x.astype(float), train_y)  # it would stay with float32
+    return probe.predict(test_x.astype(float))
+
+
+@pytest.mark.parametrize("k", [2, 3, 17])
+def test_linear_probe_of_random_features_is_the_converged_one(k):
+    rng = np.random.default_rng(k)
+    labels = rng.integers(1, k + 1, 4500)
+    x = 3 + 0.4 * rng.normal(size=(k + 1, 32))[labels] + rng.normal(size=(4500, 32)) @ rng.normal(size=(32, 32))
+    parts = x[:1500], labels[:1500], x[1500:]
+    assert (metrics.linear_probe(*parts) == converged(*parts)).mean() >= 0.999
+
+
+def assert_probes_converged(scene, method):
+    """Of every branch of a network: test accuracy within 0.1 points, the same answer for 999 pixels of 1000."""
+    split = split_scene(scene, radius=3)
+    trainer = Trainer(scene, split, make_config(method, max_steps=20), 0, torch.device("cpu"))
+    trainer.run()
+    z = np.zeros((*split.shape, len(trainer.model.modalities), trainer.model.config.features), np.float32)
+    for rows, cols, part in scene_features(trainer.model, scene):
+        z[rows, cols] = part.view(z[rows, cols].shape)
+    train, test, label = split.values == TRAIN, split.values == TEST, scene["label"].values
+    for i, m in enumerate(trainer.model.modalities):
+        parts = z[train][:, i], label[train], z[test][:, i]
+        ours, wanted = metrics.linear_probe(*parts), converged(*parts)
+        right = (ours == label[test]).mean() - (wanted == label[test]).mean()
+        assert abs(right) <= 0.001 and (ours == wanted).mean() >= 0.999, f"{m}: {right}"
+
+
+@pytest.mark.parametrize("name, method", [("sim-sar", "concat"), ("sim-tri:1", "late")])
+def test_linear_probe_of_trained_branches_is_the_converged_one(name, method):
+    assert_probes_converged(open_scene(name), method)
+
+
+def test_linear_probe_of_a_real_scene_is_the_converged_one(real_scene):
+    assert_probes_converged(real_scene, "prsanet")
 
 
 def test_linear_probe_edges():

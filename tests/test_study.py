@@ -28,10 +28,25 @@ from tiny import CLASSES, SMALL, every_patch, make_scene, make_trainer
 from prsa import PrsaError, config, figures, files, fit, metrics, predict_map, report, save_scene, split_scene, study
 from prsa.config import METHODS, make_config, to_json
 from prsa.data import simulate
-from prsa.data.patches import normalise
+from prsa.data.patches import PatchSource, normalise
 from prsa.data.scene import scene_hash
 from prsa.data.splits import TEST, TRAIN, VAL
-from prsa.study import Plan, RunSpec, archive, degrade, evaluate, execute, plan, pool, progress, provenance, run, runs
+from prsa.network.encoders import Encoder
+from prsa.study import (
+    Plan,
+    RunSpec,
+    archive,
+    degrade,
+    evaluate,
+    execute,
+    overlap,
+    plan,
+    pool,
+    progress,
+    provenance,
+    run,
+    runs,
+)
 from prsa.study.plan import ABLATIONS, COMPARATORS, DIAL, DIAL_METHODS, SENSITIVITY, STUDY, dial_grid, grid
 
 NAMES = ("hsi", "sar", "dsm")
@@ -821,7 +836,7 @@ def test_conditions_and_counts(scene, concat, monkeypatch):
     truth = scene["label"].values.ravel()
     assert (counts.sum(2) == np.bincount(truth[test], minlength=5)[1:]).all(), "every test pixel once"
     monkeypatch.setattr(degrade, "PIXELS", 30)
-    monkeypatch.setattr(degrade, "BATCH", 7)
+    monkeypatch.setattr(overlap, "ROWS", 7)
     _, few = degrade.degraded_counts(model, scene, split)
     chosen = truth[test[np.linspace(0, len(test) - 1, 30).astype(int)]]
     assert (few.sum(2) == np.bincount(chosen, minlength=5)[1:]).all(), "at most so many, evenly spaced"
@@ -855,17 +870,48 @@ def test_clean_and_missing_are_the_models_own_answers(scene, method, monkeypatch
     assert not np.array_equal(counts["hsi missing"], counts["none"])
 
 
-def test_a_pixel_is_degraded_alike_in_all_windows_methods_and_seeds(scene):
+@pytest.mark.parametrize("side", [3, 7])
+def test_what_windows_share_is_computed_once_and_every_window_gets_its_own_answer(side):
+    """Dense, scattered, repeated and reflected windows: as the encoder says of each; one row per pixel and layer."""
+    torch.manual_seed(0)
+    encoder = Encoder(6, side, 8, 5).train()
+    for _ in range(3):
+        encoder(2 + torch.randn(20, 6, side, side))  # statistics of batch normalisation
+    scene, encoder = make_scene(), encoder.eval()
+    moments = {"hsi": (torch.zeros(6), torch.ones(6))}
+    block = (np.arange(10, 20)[:, None] * 48 + np.arange(10, 20)).ravel()
+    for centres in (block, np.array([0, 47, 900, 1919, 900])):
+        source = PatchSource(scene, {"hsi": side}, moments, centres)
+        windows = overlap.Windows(encoder, source.rows["hsi"].view(-1, side, side))
+        with torch.no_grad():
+            wanted = encoder(source.gather(torch.arange(len(centres)))["hsi"]).flatten(1)
+            torch.testing.assert_close(windows(source.tables["hsi"]), wanted, rtol=1e-4, atol=1e-5)
+        if len(centres) == 100:
+            assert [len(i) for i in windows.inputs] == [(10 + s) ** 2 for s in range(side - 3, -1, -2)]
+
+
+def test_a_pixel_is_degraded_alike_in_all_windows_methods_and_seeds(scene, monkeypatch):
     """What the encoders are given, put back on the scene's grid: one value per pixel and band."""
-    grids, split = [], split_scene(scene, radius=2)
+    given, grids, split = [], [], split_scene(scene, radius=2)
+
+    class Seen(overlap.Windows):
+        def __init__(self, encoder, rows):
+            super().__init__(encoder, rows)
+            self.rows = rows
+
+        def __call__(self, table):
+            if table.shape[1] == 6:
+                given.append(table[self.rows].permute(0, 3, 1, 2))
+            return super().__call__(table)
+
+    monkeypatch.setattr(degrade, "Windows", Seen)
     test = np.flatnonzero(split.values.ravel() == TEST)
     inside = np.isin(test // 48, range(2, 38)) & np.isin(test % 48, range(2, 46))
     for method, seed in (("concat", 0), ("prsanet", 5)):
-        model = make_trainer(scene, method, seed, split).model
-        given = []
-        model.encoders["hsi"].register_forward_hook(lambda _, args, out, given=given: given.append(args[0].clone()))
-        names, _ = degrade.degraded_counts(model, scene, split)
-        windows = torch.cat(given).view(len(names) - 2, len(test), 6, 5, 5)  # sar and dsm missing are not encoded
+        given.clear()
+        names, _ = degrade.degraded_counts(make_trainer(scene, method, seed, split).model, scene, split)
+        windows = torch.stack(given)  # (condition, n, C, p, p)
+        assert len(windows) == len(names) - 3, "a missing sensor is one window"
         grid = np.full((len(windows), 6, 40, 48), np.nan, np.float32)
         for w, centre in zip(windows[:, inside].swapaxes(0, 1).numpy(), test[inside]):
             y, x = divmod(centre, 48)

@@ -17,10 +17,10 @@ from ..data.splits import TEST, evenly
 from ..errors import PrsaError
 from ..network.base import stream_seed
 from ..network.prsanet import PRSANet
+from .overlap import Windows
 from .runs import BANDS, CLEAN, CLOUD, MISSING, NOISE, STRENGTHS
 
 PIXELS = 2000  # test pixels at most
-BATCH = 250  # windows encoded at a time: they stay in the cache
 MIDDLE = 700.0  # nm, in the place of a wavelength where the scene states none
 
 
@@ -81,18 +81,12 @@ def degraded_counts(model: PRSANet, scene: xr.Dataset, split: xr.DataArray) -> t
     truth = scene["label"].values.ravel()[test]
     statistics = model.statistics()
     device = next(model.parameters()).device
-    sources = {
-        m: PatchSource(scene, {m: model.sides[m]}, {m: tuple(s.cpu() for s in statistics[m])}, test, device)
-        for m in model.modalities
+    moments = {m: tuple(s.cpu() for s in pair) for m, pair in statistics.items()}
+    source = PatchSource(scene, model.sides, moments, test, device)
+    encoders = {
+        m: Windows(model.encoders[m], source.rows[m].view(len(test), side, side)) for m, side in model.sides.items()
     }
-
-    def encoded(m: str, table: torch.Tensor) -> torch.Tensor:
-        sources[m].tables[m] = table
-        parts = torch.arange(len(test), device=device).split(BATCH)
-        return torch.cat([model.encoders[m](sources[m].gather(index)[m]).flatten(1) for index in parts])  # (n, D)
-
-    tables = {m: source.tables[m] for m, source in sources.items()}
-    clean = {m: encoded(m, tables[m]) for m in model.modalities}
+    clean = {m: encoder(source.tables[m]) for m, encoder in encoders.items()}
 
     def counts(changed: dict[str, torch.Tensor]) -> np.ndarray:
         z = torch.stack([(clean | changed)[m] for m in model.modalities], dim=1)  # (n, M, D)
@@ -100,8 +94,9 @@ def degraded_counts(model: PRSANet, scene: xr.Dataset, split: xr.DataArray) -> t
 
     found = {CLEAN: counts({})}
     worst = dominant(scene, model.modalities)
-    for condition, table in degradations(scene, worst, tables[worst], *statistics[worst]):
-        found[condition] = counts({worst: encoded(worst, table)})
-    for m in model.modalities:
-        found[f"{m} {MISSING}"] = counts({m: encoded(m, torch.zeros_like(tables[m]))})
+    for condition, table in degradations(scene, worst, source.tables[worst], *statistics[worst]):
+        found[condition] = counts({worst: encoders[worst](table)})
+    for m, side in model.sides.items():
+        nothing = source.tables[m].new_zeros(1, model.bands[m], side, side)  # one window stands for all
+        found[f"{m} {MISSING}"] = counts({m: model.encoders[m](nothing).flatten(1).expand_as(clean[m])})
     return list(found), np.stack(list(found.values()))

@@ -20,7 +20,7 @@ from ..errors import PrsaError
 from ..files import whole
 
 SCHEMA = "prsa-run-1"
-CODE = 4  # raise when training or evaluation changes what a run contains: older files are then retrained
+CODE = 5  # raise when training or evaluation changes what a run contains: older files are then retrained
 # This format opens 20 times faster than netCDF 4, and a study opens hundreds of runs.
 FORMAT = {"engine": "scipy", "format": "NETCDF3_64BIT"}
 VARIABLES = {  # name: type and dimensions
@@ -55,8 +55,9 @@ ATTRS = (
     *("macs_pixel", "probed", "epoch_used", "seconds", "samples_per_s", "versions"),
 )
 PARTS = ("train", "val", "test")
+# The rest of the study only executes.
 CODE_ROOMS = ("config", "metrics", "data", "network", "training", "comparators", "mapping")
-CODE_ROOMS += ("study/fit", "study/evaluate", "study/degrade", "study/runs")  # the rest of the study only executes
+CODE_ROOMS += ("study/fit", "study/evaluate", "study/degrade", "study/overlap", "study/runs")
 
 # Names of ``condition``: CLEAN, "hsi noise 0.5" (modality, degradation, strength), "sar missing".
 CLEAN = "none"
