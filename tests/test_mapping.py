@@ -24,9 +24,8 @@ from tiny import CLASSES, SMALL, every_patch, make_scene, make_trainer, weights
 from prsa import PrsaError, fit, load_model, predict_map, save_model, save_scene, scene_from_rasters, split_scene
 from prsa.config import METHODS
 from prsa.files import ROOT
-from prsa.mapping import land_cover, predict, saved, windows
+from prsa.mapping import land_cover, passes, predict, saved, windows
 from prsa.mapping.area import adjusted, pixel_areas
-from prsa.mapping.passes import tile_logits
 from prsa.mapping.windows import Block, SceneSource, pieces
 from prsa.network.fusion import FUSIONS
 from prsa.study import execute
@@ -76,18 +75,20 @@ def kept(tmp_path_factory):
 
 @pytest.mark.parametrize("modalities", [("hsi", "sar"), ("hsi", "sar", "dsm")], ids=len)
 @pytest.mark.parametrize("overrides", [*({"fusion": f} for f in (*FUSIONS, "late")), {"fusion": "sagf", "vote": 0.5}])
-def test_logits_are_those_of_every_patch(modalities, overrides):
+def test_logits_are_those_of_every_patch(modalities, overrides, monkeypatch):
+    monkeypatch.setattr(passes, "STEP", 5)  # the last step of a tile is shorter
     scene, model = trained(modalities, patch="hsi=5,sar=3" + (",dsm=7" if "dsm" in modalities else ""), **overrides)
     everything = slice(0, 40), slice(0, 48)
     with torch.inference_mode():
         expected = model(every_patch(model, scene))["logits"].T.view(-1, 40, 48)
-        logits, block = tile_logits(model), Block(SceneSource(scene), model.modalities, *everything, 0)
+        logits, block = passes.tile_logits(model), Block(SceneSource(scene), model.modalities, *everything, 0)
         got = torch.full_like(expected, torch.nan)
         for rows, cols in pieces(*everything, 17, 17):
-            assert torch.isnan(got[:, rows, cols]).all()  # every pixel once
-            got[:, rows, cols] = logits(block, rows, cols)
+            for here, values in logits(block, rows, cols):
+                assert torch.isnan(got[:, here, cols]).all()  # every pixel once
+                got[:, here, cols] = values
     assert expected.std() > 0.2
-    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(got.log_softmax(0), expected.log_softmax(0), atol=1e-4, rtol=0)
 
 
 @pytest.fixture
@@ -98,13 +99,14 @@ def three_threads():
     torch.set_num_threads(before)
 
 
-def test_the_map_depends_neither_on_threads_nor_on_tiles(three_threads):
+def test_the_map_depends_neither_on_threads_nor_on_tiles(three_threads, monkeypatch):
     scene, model = trained(fusion="sagf")
-    before = weights(model)
-    many = [predict_map(model, scene, probabilities=True, tile=tile) for tile in (7, 48)]
+    before, many = weights(model), [predict_map(model, scene, probabilities=True)]
+    monkeypatch.setattr(predict, "TILE", (7, 11))
+    many.insert(0, predict_map(model, scene, probabilities=True))
     assert torch.get_num_threads() == 3
     torch.set_num_threads(1)
-    one = predict_map(model, scene, probabilities=True, tile=7)
+    one = predict_map(model, scene, probabilities=True)
     xr.testing.assert_identical(one, many[0])
     np.testing.assert_allclose(many[0]["probability"], many[1]["probability"], atol=1e-5)
     np.testing.assert_allclose(one["probability"].sum("class"), 1, atol=1e-5)
@@ -140,7 +142,7 @@ def test_blocks_and_no_data(method, monkeypatch):
     monkeypatch.setattr(windows, "BLOCK_VALUES", 1)
     read = []
     monkeypatch.setattr(SceneSource, "read", (lambda old: lambda *a: read.append(a) or old(*a))(SceneSource.read))
-    parts = predict_map(model, scene, probabilities=True, tile=16)
+    parts = predict_map(model, scene, probabilities=True)
     assert len(read) == 9 * len(model.modalities) and max(a[2].stop - a[2].start for a in read) == 20
     np.testing.assert_array_equal(parts["land_cover"], whole["land_cover"])
     np.testing.assert_allclose(parts["probability"], whole["probability"], atol=1e-5)

@@ -1,7 +1,8 @@
 """A PRSANet over many pixels at once: every encoder runs once per tile, fully convolutional, equal to the patch pass.
 
-Three things make it fast on a CPU: every thread has a tile of its own, so that none waits for another inside a
-convolution; what is linear behind the last ReLU of an encoder is multiplied out once; and classes lie before pixels,
+Four things make it fast on a CPU: every thread has a tile of its own, so that none waits for another inside a
+convolution; a tile is wide, and its rows pass in steps that stay in the cache, each layer keeping the last rows of the
+step before; what is linear behind the last ReLU of an encoder is multiplied out once; and classes lie before pixels,
 because softmax over a short last axis is slow.
 """
 
@@ -19,12 +20,8 @@ from ..network.fusion import SAGF, Concat
 from ..network.prsanet import PRSANet
 from .windows import Block, SceneSource, pieces
 
-TILE = 64  # pixels on a side: activations of one tile stay within megabytes (and the cache), whatever the scene
-
-
-def _pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """1x1 convolution, x (h, w, C) -> (h, w, N), as h images of one row: one image takes a slower routine of torch."""
-    return F.conv2d(x.transpose(1, 2)[:, :, None], weight[:, :, None, None], bias)[:, :, 0].transpose(1, 2)
+TILE = 128, 256  # rows and columns: of the pixels that are computed, 2 to 5 % belong to a neighbour as well
+STEP = 32  # rows that pass the layers at a time: megabytes, whatever the scene
 
 
 class _Encoder:
@@ -34,77 +31,95 @@ class _Encoder:
         layers = list(copy.deepcopy(encoder).eval().layers)
         folded = [fuse_conv_bn_eval(a, b) for a, b in zip(layers, layers[1:]) if isinstance(b, nn.BatchNorm2d)]
         first, *self.inner = (conv.to(memory_format=torch.channels_last) for conv in folded)
-        self.mean = mean[:, None, None]
-        self.first = first.weight.flatten(1) / std, first.bias
+        self.mean, self.device = mean.cpu().numpy()[:, None, None], mean.device
+        self.first = first.bias, (first.weight.flatten(1) / std).T.contiguous()
         weight, bias = layers[-1].weight.flatten(1), layers[-1].bias
-        self.last = (weight, bias) if matrix is None else (matrix.T @ weight, matrix.T @ bias)
+        self.last = (bias, weight) if matrix is None else (matrix.T @ bias, matrix.T @ weight)
 
-    def __call__(self, window: torch.Tensor) -> torch.Tensor:
-        """window (C, h + p - 1, w + p - 1) -> z or its product (h w, N); no-data counts as the training mean."""
-        centred = torch.nan_to_num_(window - self.mean, nan=0.0)
-        x = centred.flatten(1).T.contiguous().view(*window.shape[1:], -1)  # (h + p - 1, w + p - 1, C)
-        x = _pointwise(x, *self.first).relu_().permute(2, 0, 1)[None]  # (1, W, h + p - 1, w + p - 1)
-        for conv in self.inner:
-            x = conv(x).relu_()
-        return _pointwise(x[0].permute(1, 2, 0), *self.last).flatten(0, 1)  # (h w, N)
+    def __call__(self, block: Block, modality: str, rows: slice, cols: slice) -> Iterator[torch.Tensor]:
+        """Yield z or its product, (N, h w), of `STEP` rows x cols after the other."""
+        r, columns, known = len(self.inner), slice(cols.start - len(self.inner), cols.stop + len(self.inner)), 0
+        width, height = columns.stop - columns.start, min(STEP, rows.stop - rows.start) + 2 * r
+        channels = len(self.first[0])
+        inputs = [torch.empty(height, width - 2 * i, channels, device=self.device) for i in range(r)]  # of each layer
+        new = rows.start - r
+        for top in range(rows.start, rows.stop, STEP):
+            stop = min(top + STEP, rows.stop)
+            x = self._first(block.cut(modality, slice(new, stop + r), columns, self.mean))
+            for conv, before in zip(self.inner, inputs):
+                end = known + len(x)
+                torch.clamp_min(x, 0, out=before[known:end])
+                x = conv(before[:end].permute(2, 0, 1)[None])[0].permute(1, 2, 0)  # two rows and columns less
+                before[:2] = before[end - 2 : end].clone()
+            new, known = stop + r, 2
+            bias, weight = self.last
+            yield torch.addmm(bias[:, None], weight, x.relu_().flatten(0, 1).T)
+
+    def _first(self, window: np.ndarray) -> torch.Tensor:
+        """Centred values (C, h, w), NaN where there is no data -> (h, w, W); no-data counts as the training mean."""
+        x = torch.from_numpy(window).to(self.device).nan_to_num_(nan=0.0)
+        bias, weight = self.first
+        return torch.addmm(bias, x.flatten(1).T, weight).view(*window.shape[1:], -1)
 
 
 class _Encoders:
-    """All encoders of a model, each with its matrix, for tiles of a block: per modality (h w, N)."""
+    """All encoders of a model, each with its matrix, for tiles of a block."""
 
     def __init__(self, model: PRSANet, matrices: list):
-        self.sides, self.device, statistics = model.sides, next(model.parameters()).device, model.statistics()
-        self.each = {m: _Encoder(model.encoders[m], *statistics[m], x) for m, x in zip(model.modalities, matrices)}
+        each = zip(model.modalities, matrices)
+        self.each = {m: _Encoder(model.encoders[m], *model.statistics()[m], matrix) for m, matrix in each}
 
-    def __call__(self, block: Block, rows: slice, cols: slice) -> list[torch.Tensor]:
-        windows = (block.cut(m, rows, cols, self.sides[m] // 2) for m in self.each)
-        return [
-            encoder(torch.from_numpy(np.ascontiguousarray(window)).to(self.device))
-            for encoder, window in zip(self.each.values(), windows)
-        ]
+    def __call__(self, block: Block, rows: slice, cols: slice) -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
+        """Yield the rows of every step and, per modality, (N, h w)."""
+        steps = zip(*(encoder(block, m, rows, cols) for m, encoder in self.each.items()))
+        for top, parts in zip(range(rows.start, rows.stop, STEP), steps):
+            yield slice(top, min(top + STEP, rows.stop)), parts
 
 
 @torch.inference_mode()
-def scene_features(model: PRSANet, scene: xr.Dataset, tile: int = TILE) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-    """Yield ``rows, cols, z`` for every tile of a scene of the model's sensors, z (rows * cols, M, D)."""
+def scene_features(model: PRSANet, scene: xr.Dataset) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+    """Yield ``rows, cols, z`` part by part of a scene of the model's sensors, z (rows * cols, M, D)."""
     encoders = _Encoders(model, [None] * len(model.modalities))
     whole = slice(0, scene.sizes["y"]), slice(0, scene.sizes["x"])
     block = Block(SceneSource(scene), model.modalities, *whole, halo=0)
-    for rows, cols in pieces(*whole, tile, tile):
-        yield rows, cols, torch.stack(encoders(block, rows, cols), dim=1)
+    for rows, cols in pieces(*whole, *TILE):
+        for here, parts in encoders(block, rows, cols):
+            yield here, cols, torch.stack([z.T for z in parts], dim=1)
 
 
 @torch.inference_mode()
-def tile_logits(model: PRSANet) -> Callable[[Block, slice, slice], torch.Tensor]:
-    """The function from a block, rows and columns to the fused logits (K, h, w) there; any thread may call it."""
+def tile_logits(model: PRSANet) -> Callable[[Block, slice, slice], Iterator[tuple[slice, torch.Tensor]]]:
+    """The function from a block and the rows and columns of a tile to an iterator over its rows: some of them, and
+    logits (K, h, w) of eq. (17) or (21) there, up to a number per pixel; any thread may call it."""
     matrices, readout = _readout(model.eval())
     encoders = _Encoders(model, matrices)
-    return lambda block, rows, cols: readout(encoders(block, rows, cols)).view(
-        -1, rows.stop - rows.start, cols.stop - cols.start
-    )
+
+    def logits(block: Block, rows: slice, cols: slice) -> Iterator[tuple[slice, torch.Tensor]]:
+        for here, parts in encoders(block, rows, cols):
+            yield here, readout(parts).view(-1, here.stop - here.start, cols.stop - cols.start)
+
+    return logits
 
 
-def _readout(model: PRSANet) -> tuple[list, Callable[[list[torch.Tensor]], torch.Tensor]]:
-    """A product with z per modality, (D, N) or None, and the function from the products (P, N) to logits (K, P)."""
-    if model.fusion is None:
-        heads = [model.branch_heads[m] for m in model.modalities]
-        return [h.weight.T for h in heads], lambda parts: sum(
-            (p.T.contiguous() + h.bias[:, None]).log_softmax(0) for p, h in zip(parts, heads)
-        )
+def _readout(model: PRSANet) -> tuple[list, Callable[[tuple[torch.Tensor, ...]], torch.Tensor]]:
+    """A product with z per modality, (D, N) or None, and the function from the products (N, P) to logits (K, P)."""
     if isinstance(model.fusion, SAGF):
         return _sagf(model)
-    if isinstance(model.fusion, Concat):
-        heads = model.head.weight.T.chunk(len(model.modalities))
-        return list(heads), lambda parts: (sum(parts) + model.head.bias).T.contiguous()
+    if model.fusion is None or isinstance(model.fusion, Concat):
+        heads = model.branch_heads if model.fusion is None else [model.head]
+        bias = sum(head.bias for head in heads)[:, None]
+        matrices = [part for head in heads for part in head.weight.T.split(model.config.features)]
+        return matrices, lambda parts: sum(parts) + bias
     unfolded = [None] * len(model.modalities)
-    return unfolded, lambda parts: model.classify(torch.stack(parts, dim=1))["logits"].T.contiguous()
+    return unfolded, lambda parts: model.head(model.fusion(torch.stack([z.T for z in parts], dim=1))["f"]).T
 
 
-def _sagf(model: PRSANet) -> tuple[list, Callable[[list[torch.Tensor]], torch.Tensor]]:
+def _sagf(model: PRSANet) -> tuple[list, Callable[[tuple[torch.Tensor, ...]], torch.Tensor]]:
     """`_readout` of `prsa.network.fusion.SAGF`, eqs. (2) to (7) and (17): all but A and G is linear in z.
 
     With H_m the head's rows for modality m, logits = w + sum_m (z_m H_m + A_m (a W_c H_m)
-    + sum_n G_mn (z_n P_n W_g H_m)) + g mean_m S_m, where S_m = (z_m P_m) a' / (tau_s |z_m P_m|).
+    + sum_n G_mn (z_n P_n W_g H_m)) + (g + v) mean_m S_m, where S_m = (z_m P_m) a' / (tau_s |z_m P_m|): what the
+    logarithms of eq. (17) subtract is the same for all classes of a pixel.
     """
     fusion, heads = model.fusion, model.head.weight.T.chunk(len(model.modalities))  # (D, K) each
     d, k = heads[0].shape
@@ -114,19 +129,18 @@ def _sagf(model: PRSANet) -> tuple[list, Callable[[list[torch.Tensor]], torch.Te
         for p, h in zip(fusion.project, heads)
     ]
     category = [(fusion.anchors @ fusion.from_category @ h).T for h in heads]  # (K, K)
+    vote = (fusion.bonus + model.config.vote) / len(heads)
 
-    def logits(parts: list[torch.Tensor]) -> torch.Tensor:
-        lengths = [torch.linalg.vector_norm(part[:, :d], dim=1) for part in parts]  # |z_m P_m|
+    def logits(parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        lengths = [torch.linalg.vector_norm(part[:d], dim=0) for part in parts]  # |z_m P_m|
         # (K, P) per modality; messages[m][n] from n to m
-        S, own, *messages = zip(*(part[:, d:].T.contiguous().split(k) for part in parts))
+        S, own, *messages = zip(*(part[d:].split(k) for part in parts))
         S = [s / length.clamp(min=1e-12) for s, length in zip(S, lengths)]  # the least is F.normalize's
         A = [s.softmax(0) for s in S]
-        out = model.head.bias[:, None] + fusion.bonus * (sum(S) / len(S))
+        out = model.head.bias[:, None] + vote * sum(S)
         for m, a in enumerate(A):
             G = [(a * other).sum(0) for other in A]
             out += own[m] + category[m] @ a + sum(g * message for g, message in zip(G, messages[m])) / sum(G)
-        if model.config.vote:
-            out = out.log_softmax(0) + model.config.vote * sum(s.log_softmax(0) for s in S) / len(S)
         return out
 
     return matrices, logits

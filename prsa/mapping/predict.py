@@ -49,16 +49,18 @@ def _tile_threads(model: PRSANet) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _by_tiles(model: PRSANet, pool: ThreadPoolExecutor, tile: int) -> Callable[[Block, Part], list[Future]]:
+def _by_tiles(model: PRSANet, pool: ThreadPoolExecutor) -> Callable[[Block, Part], list[Future]]:
     """The function that lets the threads of the pool fill the part of a block."""
     logits = tile_logits(model)
 
     @torch.inference_mode()  # it holds for one thread only
     def work(block: Block, part: Part, rows: slice, cols: slice) -> None:
-        place = tuple(slice(s.start - b.start, s.stop - b.start) for s, b in ((rows, block.rows), (cols, block.cols)))
-        part.keep(place, logits(block, rows, cols).softmax(0), block.empty(rows, cols))
+        x = slice(cols.start - block.cols.start, cols.stop - block.cols.start)
+        for here, o in logits(block, rows, cols):
+            y = slice(here.start - block.rows.start, here.stop - block.rows.start)
+            part.keep((y, x), o.softmax(0), block.empty(here, cols))
 
-    return lambda block, part: [pool.submit(work, block, part, *t) for t in pieces(block.rows, block.cols, tile, tile)]
+    return lambda block, part: [pool.submit(work, block, part, *tile) for tile in pieces(block.rows, block.cols, *TILE)]
 
 
 def _by_pixels(model, halo: int) -> Callable[[Block, Part], list[Future]]:
@@ -66,7 +68,8 @@ def _by_pixels(model, halo: int) -> Callable[[Block, Part], list[Future]]:
 
     def work(block: Block, part: Part) -> list[Future]:
         empty = block.empty(block.rows, block.cols)
-        values = {m: block.cut(m, block.rows, block.cols, halo) for m in model.modalities}
+        rows, cols = (slice(s.start - halo, s.stop + halo) for s in (block.rows, block.cols))
+        values = {m: block.cut(m, rows, cols) for m in model.modalities}
         grown = xr.Dataset({m: ((f"{m}_band", "y", "x"), v) for m, v in values.items()})
         centres = np.flatnonzero(np.pad(~empty, halo))
         for pixels, p in model.probabilities(grown, centres):
@@ -77,7 +80,7 @@ def _by_pixels(model, halo: int) -> Callable[[Block, Part], list[Future]]:
     return work
 
 
-def map_parts(model, source: Source, probabilities: bool = False, tile: int = TILE) -> Iterator[Part]:
+def map_parts(model, source: Source, probabilities: bool = False) -> Iterator[Part]:
     """Yield the map of a source part by part, row by row; the next block is read while this one is computed.
 
     Memory follows the block, not the scene. Raises `PrsaError` for other sensors than the model's, and warns of values
@@ -87,7 +90,7 @@ def map_parts(model, source: Source, probabilities: bool = False, tile: int = TI
     values = Values(model)
     halo, ours, before = max(model.sides.values()) // 2, isinstance(model, PRSANet), None
     with _tile_threads(model) if ours else contextlib.nullcontext() as pool:
-        start = _by_tiles(model, pool, tile) if ours else _by_pixels(model, halo)
+        start = _by_tiles(model, pool) if ours else _by_pixels(model, halo)
         for block in chain(blocks(source, model.modalities, halo), [None]):
             if block:
                 values.look(block)
@@ -101,7 +104,7 @@ def map_parts(model, source: Source, probabilities: bool = False, tile: int = TI
     values.warn()
 
 
-def predict_map(model, scene: xr.Dataset, probabilities: bool = False, tile: int = TILE) -> xr.DataArray | xr.Dataset:
+def predict_map(model, scene: xr.Dataset, probabilities: bool = False) -> xr.DataArray | xr.Dataset:
     """Land cover of every pixel on the scene's own coordinates: ``(y, x)``, 1..K, and 0 where no sensor has data.
 
     ``model``: what `prsa.fit` or `prsa.load_model` returns; the classes are the model's. A PRSANet runs over tiles, as
@@ -114,7 +117,7 @@ def predict_map(model, scene: xr.Dataset, probabilities: bool = False, tile: int
     scene = check_scene(scene)
     rows, cols = (slice(0, scene.sizes[axis]) for axis in ("y", "x"))
     whole = Part(rows, cols, len(model.classes), probabilities)
-    for part in map_parts(model, SceneSource(scene), probabilities, tile):
+    for part in map_parts(model, SceneSource(scene), probabilities):
         place = part.rows, part.cols
         whole.cover[place], whole.confidence[place] = part.cover, part.confidence
         if probabilities:

@@ -60,24 +60,36 @@ class Block:
         )
         self.values = {m: source.read(m, *window) for m in modalities}
 
-    def cut(self, modality: str, rows: slice, cols: slice, r: int) -> np.ndarray:
-        """Values (C, h + 2 r, w + 2 r) of rows x cols of the scene and r pixels around, r at most the halo."""
-        iy = reflect_index(rows.start - r, rows.stop + r, self.height) - self.top
-        ix = reflect_index(cols.start - r, cols.stop + r, self.width) - self.left
-        window = self.values[modality][:, iy.min() : iy.max() + 1, ix.min() : ix.max() + 1]
-        if iy[-1] - iy[0] != len(iy) - 1 or ix[-1] - ix[0] != len(ix) - 1:  # folded at the scene's border
-            window = window[:, (iy - iy.min())[:, None], ix - ix.min()]
+    def cut(self, modality: str, rows: slice, cols: slice, centre: np.ndarray | float = 0.0) -> np.ndarray:
+        """Values (C, h, w) less ``centre`` (C, 1, 1): of rows x cols, which may reach beyond the scene by the halo."""
+        values = self.values[modality]
+        window = np.empty((len(values), rows.stop - rows.start, cols.stop - cols.start), np.float32)
+        for y, from_y in _runs(rows, self.height, self.top):
+            for x, from_x in _runs(cols, self.width, self.left):
+                np.subtract(values[:, from_y, from_x], centre, out=window[:, y, x])
         return window
 
     def empty(self, rows: slice, cols: slice) -> np.ndarray:
         """True (h, w) where no band of any modality has a value."""
         nothing = np.ones((rows.stop - rows.start, cols.stop - cols.start), bool)
-        for m in self.values:
-            for band in self.cut(m, rows, cols, 0):
+        y, x = slice(rows.start - self.top, rows.stop - self.top), slice(cols.start - self.left, cols.stop - self.left)
+        for values in self.values.values():
+            for band in values[:, y, x]:
                 nothing &= np.isnan(band)
                 if not nothing.any():
                     return nothing
         return nothing
+
+
+def _runs(wanted: slice, size: int, first: int) -> Iterator[tuple[slice, slice]]:
+    """Where in a window, and where in values that begin at ``first``: what lies in 0..size-1 at once, and the pixels
+    beyond, which are reflected, one by one."""
+    start, stop = max(wanted.start, 0), min(wanted.stop, size)
+    if start < stop:
+        yield slice(start - wanted.start, stop - wanted.start), slice(start - first, stop - first)
+    for here, there in enumerate(reflect_index(wanted.start, wanted.stop, size) - first):
+        if not 0 <= here + wanted.start < size:
+            yield slice(here, here + 1), slice(there, there + 1)
 
 
 def pieces(rows: slice, cols: slice, height: int, width: int) -> Iterator[tuple[slice, slice]]:
