@@ -9,7 +9,6 @@ because softmax over a short last axis is slow.
 import copy
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import xarray as xr
@@ -37,49 +36,40 @@ class _Encoder:
         self.last = (bias, weight) if matrix is None else (matrix.T @ bias, matrix.T @ weight)
 
     def __call__(self, block: Block, modality: str, rows: slice, cols: slice) -> Iterator[torch.Tensor]:
-        """Yield z or its product, (N, h w), of `STEP` rows x cols after the other."""
-        r, columns, known = len(self.inner), slice(cols.start - len(self.inner), cols.stop + len(self.inner)), 0
-        width, height = columns.stop - columns.start, min(STEP, rows.stop - rows.start) + 2 * r
-        channels = len(self.first[0])
-        inputs = [torch.empty(height, width - 2 * i, channels, device=self.device) for i in range(r)]  # of each layer
-        new = rows.start - r
-        for top in range(rows.start, rows.stop, STEP):
-            stop = min(top + STEP, rows.stop)
-            x = self._first(block.cut(modality, slice(new, stop + r), columns, self.mean))
+        """Yield z or its product, (N, h w), of `STEP` rows after the other; no-data counts as the training mean."""
+        r, (bias, weight), (last_bias, last) = len(self.inner), self.first, self.last
+        columns, height = slice(cols.start - r, cols.stop + r), min(STEP, rows.stop - rows.start) + 2 * r
+        width, new, known = columns.stop - columns.start, rows.start - r, 0
+        inputs = [torch.empty(height, width - 2 * i, len(bias), device=self.device) for i in range(r)]  # of each layer
+        for stop in (min(top + STEP, rows.stop) for top in range(rows.start, rows.stop, STEP)):
+            window = torch.from_numpy(block.cut(modality, slice(new, stop + r), columns, self.mean))  # (C, h, width)
+            x = window.to(self.device).nan_to_num_(nan=0.0).flatten(1).T
+            x = torch.addmm(bias, x, weight).view(-1, width, len(bias))  # (h, width, W)
             for conv, before in zip(self.inner, inputs):
                 end = known + len(x)
                 torch.clamp_min(x, 0, out=before[known:end])
                 x = conv(before[:end].permute(2, 0, 1)[None])[0].permute(1, 2, 0)  # two rows and columns less
                 before[:2] = before[end - 2 : end].clone()
             new, known = stop + r, 2
-            bias, weight = self.last
-            yield torch.addmm(bias[:, None], weight, x.relu_().flatten(0, 1).T)
-
-    def _first(self, window: np.ndarray) -> torch.Tensor:
-        """Centred values (C, h, w), NaN where there is no data -> (h, w, W); no-data counts as the training mean."""
-        x = torch.from_numpy(window).to(self.device).nan_to_num_(nan=0.0)
-        bias, weight = self.first
-        return torch.addmm(bias, x.flatten(1).T, weight).view(*window.shape[1:], -1)
+            yield torch.addmm(last_bias[:, None], last, x.relu_().flatten(0, 1).T)
 
 
-class _Encoders:
-    """All encoders of a model, each with its matrix, for tiles of a block."""
+def _encoders(model: PRSANet, matrices: list) -> Callable[[Block, slice, slice], Iterator[tuple[slice, tuple]]]:
+    """All encoders, each with its matrix: from a tile to the rows of every step and, per modality, (N, h w)."""
+    statistics = model.statistics()
+    each = {m: _Encoder(model.encoders[m], *statistics[m], matrix) for m, matrix in zip(model.modalities, matrices)}
 
-    def __init__(self, model: PRSANet, matrices: list):
-        each = zip(model.modalities, matrices)
-        self.each = {m: _Encoder(model.encoders[m], *model.statistics()[m], matrix) for m, matrix in each}
+    def steps(block: Block, rows: slice, cols: slice) -> Iterator[tuple[slice, tuple]]:
+        here = (slice(top, min(top + STEP, rows.stop)) for top in range(rows.start, rows.stop, STEP))
+        return zip(here, zip(*(encoder(block, m, rows, cols) for m, encoder in each.items())))
 
-    def __call__(self, block: Block, rows: slice, cols: slice) -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
-        """Yield the rows of every step and, per modality, (N, h w)."""
-        steps = zip(*(encoder(block, m, rows, cols) for m, encoder in self.each.items()))
-        for top, parts in zip(range(rows.start, rows.stop, STEP), steps):
-            yield slice(top, min(top + STEP, rows.stop)), parts
+    return steps
 
 
 @torch.inference_mode()
 def scene_features(model: PRSANet, scene: xr.Dataset) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """Yield ``rows, cols, z`` part by part of a scene of the model's sensors, z (rows * cols, M, D)."""
-    encoders = _Encoders(model, [None] * len(model.modalities))
+    encoders = _encoders(model, [None] * len(model.modalities))
     whole = slice(0, scene.sizes["y"]), slice(0, scene.sizes["x"])
     block = Block(SceneSource(scene), model.modalities, *whole, halo=0)
     for rows, cols in pieces(*whole, *TILE):
@@ -92,13 +82,11 @@ def tile_logits(model: PRSANet) -> Callable[[Block, slice, slice], Iterator[tupl
     """The function from a block and the rows and columns of a tile to an iterator over its rows: some of them, and
     logits (K, h, w) of eq. (17) or (21) there, up to a number per pixel; any thread may call it."""
     matrices, readout = _readout(model.eval())
-    encoders = _Encoders(model, matrices)
-
-    def logits(block: Block, rows: slice, cols: slice) -> Iterator[tuple[slice, torch.Tensor]]:
-        for here, parts in encoders(block, rows, cols):
-            yield here, readout(parts).view(-1, here.stop - here.start, cols.stop - cols.start)
-
-    return logits
+    encoders = _encoders(model, matrices)
+    return lambda block, rows, cols: (
+        (here, readout(parts).view(-1, here.stop - here.start, cols.stop - cols.start))
+        for here, parts in encoders(block, rows, cols)
+    )
 
 
 def _readout(model: PRSANet) -> tuple[list, Callable[[tuple[torch.Tensor, ...]], torch.Tensor]]:
