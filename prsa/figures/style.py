@@ -23,6 +23,7 @@ from matplotlib.text import Text
 
 from .. import files
 
+DPI = 150  # of a PNG
 WIDTH = 4.5  # inches; shrunk to half a page (85 mm), 9-point text is 6.7 points
 FONT = "DejaVu Sans"  # comes with matplotlib
 STYLE = {
@@ -213,14 +214,21 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def save(figure: Figure, stem) -> list[Path]:
-    """Write ``stem``.png (150 dpi; its description is the figure's text) and ``stem``.pdf, both without dates."""
+    """Write ``stem``.png (`DPI`; its description is the figure's text) and ``stem``.pdf, both without dates.
+
+    Both are drawn from one layout, that of the PNG: finding it costs as much as drawing.
+    """
     stem, dates = Path(stem), dict.fromkeys(("CreationDate", "Creator", "Producer"))
     paths = [stem.parent / f"{stem.name}.{kind}" for kind in ("png", "pdf")]
     words = {"Software": None, "Description": getattr(figure, "alt", "")}
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    with style():
+        box = figure.get_tightbbox().padded(0.05)  # inches
+        figure.set_layout_engine(None)  # what is found stays
     for path, metadata in zip(paths, (words, dates)):
-        form = {"format": path.suffix[1:], "dpi": 150, "bbox_inches": "tight", "pad_inches": 0.05}
         image = io.BytesIO()  # on a full disk, the PDF writer's own clean-up fails
-        figure.savefig(image, metadata=metadata, **form)
+        figure.savefig(image, format=path.suffix[1:], dpi=DPI, bbox_inches=box, metadata=metadata)
         with files.whole(path) as part:
             part.write_bytes(image.getvalue())
     return paths
