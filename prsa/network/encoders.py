@@ -15,7 +15,7 @@ class Encoder(nn.Module):
         super().__init__()
         layers = []
         for channels, kernel in [(bands, 1)] + [(width, 3)] * (side // 2):
-            layers += [nn.Conv2d(channels, width, kernel, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(channels, width, kernel, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         layers.append(nn.Conv2d(width, features, 1))
         self.layers = nn.Sequential(*layers)
 
