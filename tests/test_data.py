@@ -347,6 +347,45 @@ def test_no_data_per_band_and_in_unsigned_integers():
     assert numbers(None) == [] and np.isnan(numbers("NaN")[0]) and numbers(b"[1, 2]") == [1, 2]
 
 
+VALID = {
+    "range": {"valid_range": np.array([0, 2000], np.int16)},
+    "ends": {"valid_min": "0", "valid_max": np.int16(2000)},
+    "lower end": {"valid_min": 0},
+}
+
+
+@pytest.mark.parametrize("said", VALID)
+def test_values_outside_the_valid_range_are_no_data_once_packed_or_not(tmp_path, said):
+    scene, holes = make_scene(), np.random.default_rng(0).random((2, 40, 48)) < 0.1
+    counts = np.where(holes, -4000, (100 * scene["sar"]).clip(0, 2000).round()).astype(np.int16)
+    scene["sar"] = scene["sar"].dims, counts, VALID[said] | {"scale_factor": 0.01, "add_offset": 5.0}
+    scene.to_netcdf(tmp_path / "packed.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "packed.nc", engine="h5netcdf") as decoded:
+        given = {"decoded by xarray": decoded.load(), "as it lies": scene}
+    for words, limits in zip(given, ("5 to", "0 to")):
+        with pytest.warns(UserWarning, match=rf"10 % of the values of sar are not within valid_range.*\({limits}"):
+            clean = check_scene(given[words])
+        np.testing.assert_array_equal(np.isnan(clean["sar"].values), holes, err_msg=words)
+        with warnings.catch_warnings(action="error"):
+            assert check_scene(clean).equals(clean), "the limits spoke of other numbers than these"
+
+
+def test_a_valid_range_that_is_none_is_told():
+    scene = make_scene()
+    for wrong in ([1, 2, 3], "low to high"):
+        scene["sar"].attrs["valid_range"] = wrong
+        with pytest.raises(PrsaError, match="numbers in the attribute valid_range of sar"):
+            check_scene(scene)
+
+
+def test_a_time_or_band_of_length_one_is_no_dimension():
+    scene = make_scene()
+    longer = scene.expand_dims("time").assign(label=scene["label"].expand_dims("band"))
+    assert check_scene(longer).equals(check_scene(scene))
+    with pytest.raises(PrsaError, match="one grid with dims"):
+        check_scene(xr.concat([scene, scene], "time"))
+
+
 @pytest.mark.parametrize("how", [{"engine": "h5netcdf"}, NETCDF3])
 @pytest.mark.parametrize("decoded", [True, False])
 def test_files_with_integers_and_a_missing_value(tmp_path, how, decoded):

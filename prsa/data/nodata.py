@@ -3,6 +3,8 @@
 Declared    ``missing_value``, ``_FillValue``, ``nodata``, ``nodatavals``, ``nodata_value``, ``data ignore value``: an
             attribute, or an encoding of values that are not packed; a number, text or a list. ``nodatavals`` as
             long as the bands says one value per band, any other list says values of all bands.
+Invalid     outside ``valid_min``, ``valid_max``, ``valid_range``, as CF has them, in packed
+            numbers. No-data, with a warning.
 Impossible  infinities, and magnitudes from `HUGE` up: what GIS and netCDF fill with (-3.4e38, 1e20). No-data,
             with a warning.
 Sentinels   one of `SENTINELS` as a band's lowest value, no other value of the band being below half of it. No-data;
@@ -22,6 +24,7 @@ import numpy as np
 import xarray as xr
 
 KEYS = {"missingvalue", "fillvalue", "nodata", "nodatavals", "nodatavalue", "nodatavalues", "dataignorevalue"}
+VALID = ("valid_min", "valid_max", "valid_range")
 PACKING = ("scale_factor", "add_offset", "_Unsigned")
 INTERNAL = ("grid_mapping", "coordinates", "dtype", "CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST")  # of netCDF
 HUGE = 1e18
@@ -47,7 +50,7 @@ def plain(attrs: dict) -> dict:
     """Attributes as netCDF takes them, without those that said how numbers are packed or what is no-data."""
     kept = {}
     for key, value in attrs.items():
-        if is_key(key) or key in (*PACKING, *INTERNAL) or value is None:
+        if is_key(key) or key in (*PACKING, *VALID, *INTERNAL) or value is None:
             continue
         if isinstance(value, (bool, np.bool_)):
             value = int(value)
@@ -102,10 +105,35 @@ def packing(var: xr.DataArray, bands: int, fail: Callable) -> list[tuple[float, 
     return list(zip(*pairs))
 
 
+def valid(var: xr.DataArray, dtype: np.dtype, fail: Callable) -> tuple[float, float]:
+    """Least and largest valid value, in the numbers of an array of this type. Of unpacked numbers: unpacked, too."""
+    ends = [-np.inf, np.inf]
+    for key in VALID:
+        try:
+            found = numbers(var.attrs.get(key))
+            if found:
+                ends = (
+                    found
+                    if key == "valid_range"
+                    else [found[0] if key == part else end for part, end in zip(VALID, ends)]
+                )
+            low, high = ends
+        except (TypeError, ValueError):
+            fail(f"numbers in the attribute {key} of {var.name}", var.attrs[key], "Fix: correct or remove it.")
+    scale, offset = (
+        numbers(var.encoding.get(key, plain))[0] for key, plain in (("scale_factor", 1), ("add_offset", 0))
+    )
+    return tuple(sorted(unsigned(end, dtype) * scale + offset for end in (low, high)))
+
+
+def unsigned(mark: float, dtype: np.dtype) -> float:
+    """A mark as it looks in an unsigned type, in which a negative one has wrapped around."""
+    return mark + 2.0 ** (8 * dtype.itemsize) if dtype.kind == "u" and -np.inf < mark < 0 else mark
+
+
 def equal(values: np.ndarray, mark: float) -> np.ndarray:
     """Where values are a mark, which may have been rounded to float32, or have wrapped around in an unsigned type."""
-    if values.dtype.kind == "u" and mark < 0:
-        mark += 2.0 ** (8 * values.dtype.itemsize)
+    mark = unsigned(mark, values.dtype)
     with np.errstate(over="ignore"):
         return (values == mark) | (values == np.float32(mark))
 
@@ -143,7 +171,7 @@ def unpack(var: xr.DataArray, values: np.ndarray, source: str, fail: Callable) -
     if str(var.attrs.get("_Unsigned", "")).lower() == "true" and values.dtype.kind == "i":
         values = values.view(values.dtype.str.replace("i", "u"))
     marks, pairs = declared(var, bands, fail), packing(var, bands, fail)
-    measured = is_measured(var)
+    measured, (least, most), outside = is_measured(var), valid(var, values.dtype, fail), 0
     as_is = values.dtype == np.float32 and values.dtype.isnative and set(pairs) == {(1.0, 0.0)}
     out = values if as_is else np.empty(values.shape, np.float32)
     taken, kept, ends = Counter(), Counter(), []
@@ -152,6 +180,9 @@ def unpack(var: xr.DataArray, values: np.ndarray, source: str, fail: Callable) -
         bad = np.zeros((), bool)  # grows to (y, x) with the first hit: most bands have none
         for mark in marks[band]:
             bad = bad | equal(raw, mark)
+        if low < least or high > most:
+            wrong = ((raw < least) | (raw > most)) & ~bad
+            bad, outside = bad | wrong, outside + int(wrong.sum())
         if low <= -HUGE or high >= HUGE:
             huge = (np.abs(raw.astype(np.float64)) >= HUGE) & ~bad
             bad = bad | huge
@@ -180,6 +211,11 @@ def unpack(var: xr.DataArray, values: np.ndarray, source: str, fail: Callable) -
             everywhere = int((values == end).all(0).sum())
             if everywhere > SHARE * values[0].size:
                 kept[end] = everywhere * bands
+    if outside:
+        share, limits = f"{100 * outside / values.size:.2g} % of the values of {var.name}", f"{least:g} to {most:g}"
+        fix = "If they are measured: remove these attributes."
+        text = f"{share} are not within valid_range, valid_min, valid_max ({limits}): taken as no-data. {fix}"
+        warnings.warn(f"{source}: {text}", stacklevel=2)
     attrs = f"scene[{var.name!r}].attrs['nodata']"
     for counts, text in (
         (taken, f"no sensor measures this: it is taken as no-data. If it is measured: {attrs} = float('nan')."),

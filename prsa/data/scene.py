@@ -81,10 +81,9 @@ def _names_of(scene: xr.Dataset, fail: Callable) -> str:
 def _raster(var: xr.DataArray, top: int | None, fail: Callable) -> np.ndarray:
     """Whole numbers (y, x), 0 where nothing is said (no-data, NaN)."""
     name = str(var.name)
-    flat = var.isel({d: 0 for d in var.dims if d not in ("y", "x") and var.sizes[d] == 1}, drop=True)
-    if set(flat.dims) != {"y", "x"}:
+    if set(var.dims) != {"y", "x"}:
         fail(f"{name} with dims ('y', 'x')", f"{var.dims} of shape {var.shape}", "Fix: rename its dimensions.")
-    values = flat.transpose("y", "x").values
+    values = var.transpose("y", "x").values
     if values.dtype.kind not in "iufb":
         fail(f"{name} of integer type", values.dtype, "Fix: cast it, with 0 for unlabelled or none.")
     marks, ((scale, offset),) = nodata.declared(var, 1, fail)[0], nodata.packing(var, 1, fail)
@@ -160,7 +159,9 @@ def check_scene(scene: xr.Dataset, source: str = "") -> xr.Dataset:
     fail = partial(refuse, source)
     if scene.attrs.get("schema", SCHEMA) != SCHEMA:
         fail(f"the attribute schema={SCHEMA!r}", scene.attrs["schema"], f"Fix: {README}.")
-    place = grid.crs_name(scene)
+    place, bands = grid.crs_name(scene), {f"{n}_band" for n in scene.data_vars if n not in RASTERS}
+    single = [d for d, n in scene.sizes.items() if n == 1 and d not in ("y", "x") and d not in bands]  # time, band
+    scene = scene.isel(dict.fromkeys(single, 0), drop=True)
     variables = {n: v for n, v in scene.data_vars.items() if n != place}
     strange = [
         f"{n} {v.dims} {v.shape}"

@@ -1,8 +1,9 @@
 """Does the study survive kills, two calls at once, a full disk, flipped bytes and odd scenes? `make campaign`.
 
 ``PYTHONPATH=tests python -m record.campaign [KILLS] [SCENES]`` (100 and 500: about an hour) prints a table and writes
-``results/campaign.csv``, a row per kind of trial: tries, faults, the first fault. After every kill the study is called
-again, and its tables must be byte for byte those of an undisturbed one. Linux; a full disk needs the rights of root.
+``results/campaign.csv``, a row per kind of trial: tries, faults, the first fault. A study is killed five times, each
+time while it writes another kind of file; then it is called to its end, and its tables must be byte for byte those of
+an undisturbed one, else all five kills count as faults. Linux; a full disk needs the rights of root.
 """
 
 import functools
@@ -93,7 +94,7 @@ class Study:
 
 
 def kill(study: Study, moment: str, victim: str, folder: Path) -> str:
-    """Kill -9 while a file of this kind is being written (the second or later one by chance), then call again."""
+    """Call the study; kill -9 while a file of this kind is being written (the second or later one by chance)."""
     place, process, seen = folder / "quick" / MOMENTS[moment], study.start(folder), set()
     wanted = random.randint(1, 1 if moment in ("notebook", "report") else 3 if moment != "run file" else 2)
     while process.poll() is None and len(seen) < wanted:
@@ -113,8 +114,15 @@ def kill(study: Study, moment: str, victim: str, folder: Path) -> str:
     code, errors = study.finish(process)
     if victim == "worker" and (code not in (0, 2) or "Traceback" in errors):
         return f"the driver ends with {code}: {errors.strip()[-200:]}"
-    if psutil.wait_procs(children, timeout=20)[1]:
-        return "orphans are at work 20 seconds later"
+    return "orphans are at work 20 seconds later" if psutil.wait_procs(children, timeout=20)[1] else GOOD
+
+
+def kills(study: Study, victims: list[str], folder: Path) -> str:
+    """One study, killed at every moment; what the call after the last kill makes of it."""
+    for moment, victim in zip(MOMENTS, victims, strict=True):
+        outcome = kill(study, moment, victim, folder)
+        if outcome != GOOD:
+            return f"{moment}: {outcome}"
     return study.again(folder)
 
 
@@ -280,29 +288,29 @@ def try_scene(seed: int) -> str:
     return MAPPED if good else f"a map {cover.shape} of classes up to {int(cover.max())}"
 
 
-def main(kills: str = "100", scenes: str = "500") -> int:
+def main(count: str = "100", scenes: str = "500") -> int:
     """All of it; prints and writes a row per kind; 0 when nothing went wrong."""
     random.seed(0)
     with tempfile.TemporaryDirectory() as home:
         home = Path(home)
         study, trials, fresh = Study(home), [], iter(home / str(n) for n in range(10**6))
-        victims = ("worker", "driver", "both")
-        for n in range(int(kills)):
-            moment, victim = list(MOMENTS)[n % 5], victims[n % 3]
-            trials.append((f"kill of {victim}", moment, functools.partial(kill, study, moment, victim)))
-        trials += [("kill", "download", kill_download)] * max(1, int(kills) // 10)
-        trials += [("two calls at once", "same folder", functools.partial(two_at_once, study))]
-        trials += [("full disk", "results", functools.partial(full_disk, study, n / 11)) for n in range(1, 11)]
+        for n in range(int(count) // len(MOMENTS)):
+            victims = [("worker", "driver", "both")[(n + i) % 3] for i in range(len(MOMENTS))]
+            names = [(f"kill of {victim}", moment) for victim, moment in zip(victims, MOMENTS)]
+            trials.append((names, functools.partial(kills, study, victims)))
+        one = [("kill", "download", kill_download)] * max(1, int(count) // 10)
+        one += [("two calls at once", "same folder", functools.partial(two_at_once, study))]
+        one += [("full disk", "results", functools.partial(full_disk, study, n / 11)) for n in range(1, 11)]
         flips = {"run file": functools.partial(flip_run, study), "cache": flip_cache, "archive": flip_archive}
         flips["scene file"] = functools.partial(flip_scene, study)
-        trials += [("flipped bit", what, functools.partial(call, n)) for what, call in flips.items() for n in range(10)]
-        trials += [("odd scene", "", lambda _, n=n: try_scene(n)) for n in range(int(scenes))]
+        one += [("flipped bit", what, functools.partial(call, n)) for what, call in flips.items() for n in range(10)]
+        one += [("odd scene", "", lambda _, n=n: try_scene(n)) for n in range(int(scenes))]
         rows = []
-        for what, where, call in trials:
+        for names, call in [*trials, *(([(what, where)], call) for what, where, call in one)]:
             folder = next(fresh)
             outcome = call(folder)
-            rows.append((what, where or outcome, outcome))
-            print(*rows[-1], flush=True)
+            rows += [(what, where or outcome, outcome) for what, where in names]
+            print(*names, outcome, flush=True)
             shutil.rmtree(folder, ignore_errors=True)
     table = pd.DataFrame(rows, columns=["what", "where", "outcome"])
     fault = ~table["outcome"].isin([GOOD, MAPPED, REFUSED]) & ~table["outcome"].str.startswith("skipped")
