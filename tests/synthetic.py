@@ -141,7 +141,6 @@ def make_run(
         "js": 0.5 * np.exp(-3 * t) + 0.02,
         "prototypes": centres / np.linalg.norm(centres, axis=2, keepdims=True),
         "features": z.transpose(1, 0, 2),
-        "fused_features": z.transpose(1, 0, 2).reshape(samples, -1),
         "sample_label": labels,
         "map": land,
     }

@@ -46,6 +46,7 @@ LAZY = {  # file or room -> what it imports inside a function, and why
     "study.progress": "tqdm",  # the bar of JupyterLab takes half a second to load
     "study.cluster": "threadpoolctl .training",  # heavy; in a worker
     "study.schedulers": "dask distributed dask_jobqueue yaml",  # heavy; only for a cluster
+    "study.fit": ".comparators",  # scikit-learn is a second to load, for classical classifiers alone
     "study.execute": "torch .fit .mapping",  # tables and figures know the plan of a study without torch
     "lab": "nbformat .course .report .reproduce .figures .study .training",  # each of its commands needs a few
     # mistyped arguments are answered at once

@@ -17,7 +17,7 @@ from .degrade import degraded_counts
 from .runs import CLEAN, DIMS, PARTS, SCHEMA, assemble, versions
 
 PROBE_TRAIN, PROBE_TEST = 3000, 20_000  # pixels used at most by probes and separability
-KEPT_FEATURES = 400  # test pixels whose features are stored for figures
+KEPT_FEATURES = 256  # test pixels whose features are stored for figures
 
 
 @torch.inference_mode()
@@ -60,7 +60,6 @@ def evaluate(model: PRSANet, scene: xr.Dataset, split: xr.DataArray, history: li
         "degraded_confusion": degraded,
         "prototypes": model.bank.means.cpu().numpy(),
         "features": z[n:][shown],
-        "fused_features": f[n:][shown],
         "sample_label": truth[shown],
         "cka": metrics.linear_cka(f[n:], np.eye(k)[truth - 1]),
         "eta2": metrics.eta_squared(f[n:], truth),

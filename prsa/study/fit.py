@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 import xarray as xr
 
-from ..comparators.classical import Classifier
 from ..comparators.networks import NetworkTrainer
 from ..config import METHODS, make_config
 from ..data.scene import check_names, check_scene, modalities
@@ -28,14 +27,15 @@ def fit(
     on_epoch: Callable[[int, dict], None] | None = None,
     progress: bool | None = None,
     **overrides,
-) -> tuple[xr.Dataset, torch.nn.Module | Classifier]:
+) -> tuple[xr.Dataset, torch.nn.Module]:
     """Train one network or classifier and evaluate it.
 
     ``method``: a name of `prsa.config.METHODS`, or the name of a modality to train that one alone; ``split``: from
     `split_scene` (default: "auto"); ``on_epoch(number, record)`` is called after every epoch; ``progress``: show a bar
     (None: on a terminal and in JupyterLab); ``overrides``: fields of `Config`. Returns the run (``prsa-run-1``, see
-    `prsa.study.runs`) and the trained model in eval mode. Raises `PrsaError` for a scene that breaks the contract,
-    unknown names, splits that leak into the chosen patch and diverged training.
+    `prsa.study.runs`) and the trained model: a network in eval mode, or a `prsa.comparators.classical.Classifier`.
+    Raises `PrsaError` for a scene that breaks the contract, unknown names, splits that leak into the chosen patch and
+    diverged training.
     """
     scene = check_scene(scene)
     check_names(scene)
@@ -45,6 +45,8 @@ def fit(
     split = split_scene(scene, radius=radius) if split is None else check_split(scene, split, radius)
     start, chosen, samples, history = time.perf_counter(), 0, 0, []
     if config.classifier:
+        from ..comparators.classical import Classifier
+
         model = Classifier(scene, split, config, seed)
     else:
         with bar(config.epochs, unit="epoch", show=progress) as line:

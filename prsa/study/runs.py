@@ -39,13 +39,12 @@ VARIABLES = {  # name: type and dimensions
     "js": ("f8", "epoch"),  # Jensen-Shannon divergence of the branches, nats
     "degraded_confusion": ("i4", "condition class predicted"),  # test pixels, see `prsa.study.degrade`
     "prototypes": ("f4", "modality class feature"),
-    "features": ("f4", "sample modality feature"),  # z of test pixels, evenly spaced
-    "fused_features": ("f4", "sample fused_feature"),
+    "features": ("f4", "sample modality feature"),  # z of test pixels, evenly spaced; in a file 16 bits
     "sample_label": ("i4", "sample"),
     "cka": ("f8", ""),  # of fused features and labels
     "eta2": ("f8", ""),  # separability of the classes in the fused features
     "map": ("i2", "y x"),  # 1..K, 0 where nothing was predicted
-    "confidence": ("f4", "y x"),  # probability of the class chosen
+    "confidence": ("f4", "y x"),  # probability of the class chosen; in a file in steps of 1 / 254
 }
 DIMS = {name: tuple(dims.split()) for name, (_, dims) in VARIABLES.items()}
 COORDS = ("epoch", "modality", "class", "predicted", "head", "part", "watched", "term", "source", "condition")
@@ -143,8 +142,14 @@ def check_run(run: xr.Dataset, source: str = "run") -> xr.Dataset:
 def save_run(run: xr.Dataset, path: Path) -> Path:
     """Check and write, all or nothing, with a hash of the content."""
     check_run(run, path.name)
+    largest = float(np.nan_to_num(np.abs(run["features"].values)).max()) or 1.0
+    encoding = {  # most of a run are these three; packed by the CF conventions, which xarray undoes
+        "map": {"dtype": "i1" if run["map"].max() < 128 else "i2"},
+        "confidence": {"dtype": "i1", "scale_factor": 1 / 254, "add_offset": 0.5, "_FillValue": -128},
+        "features": {"dtype": "i2", "scale_factor": largest / 32767, "_FillValue": -32768},
+    }
     with whole(path) as temporary:
-        temporary.write_bytes(_seal(run.assign_attrs(content="0" * 64).to_netcdf(**FORMAT)))
+        temporary.write_bytes(_seal(run.assign_attrs(content="0" * 64).to_netcdf(**FORMAT, encoding=encoding)))
     return path
 
 

@@ -15,7 +15,7 @@ from prsa.study import Plan, RunSpec, run
 from prsa.study.runs import CLEAN, DIMS, assemble, load_run, save_run
 from prsa.study.teaching import FOLDER, METHODS, SEEDS, Teaching
 
-HEAVY = ("features", "fused_features", "sample_label", "map", "confidence", "prototypes")
+HEAVY = ("features", "sample_label", "map", "confidence", "prototypes")
 SHOWN = {"concat": {"map", "confidence"}, "prsanet": {"map", "confidence", "features", "sample_label"}}  # of seed 0
 
 
