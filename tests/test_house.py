@@ -27,7 +27,7 @@ ORDER = (
 ORDER = (*ORDER, "report", "figures", "course", "reproduce", "lab", "cli", "maps", "leakage")
 PACKAGE, LIMIT = ROOT / "prsa", 7800  # lines, but for what came with new capabilities
 NEW = {  # files of capabilities that came later: rasters and CRS, no-data in every spelling, maps as files, commands
-    "data": ("rasters", "windowed", "labels", "grid", "nodata"),
+    "data": ("rasters", "layers", "windowed", "labels", "grid", "nodata"),
     "mapping": ("saved", "geotiff", "area", "windows", "sensors"),
     "study": ("pool", "cluster", "schedulers", "provenance", "status", "archive", "teaching", "overlap"),
     "report": ("pages", "layout", "finished"),
@@ -39,7 +39,7 @@ NEW = {  # files of capabilities that came later: rasters and CRS, no-data in ev
 }
 LAZY = {  # file or room -> what it imports inside a function, and why
     "cli": ".data .metrics .mapping .study .figures .reproduce .files",  # prsa --help answers at once
-    "data.windowed": "h5py scipy",  # only for files of MATLAB
+    "data.layers": "h5py scipy",  # only for files of MATLAB
     "data.grid": "rasterio",  # heavy; only for scenes that give their CRS as text
     "figures.training": "sklearn",  # a second to load, used by one figure
     "metrics": "scipy",  # its optimisers take long to load, used by the probe alone

@@ -20,8 +20,8 @@ from rasterio.enums import ColorInterp
 from tiny_rasters import CRS, PLACE, box, write, write_shapes
 
 import prsa
+from prsa.data.layers import Grid, Layer
 from prsa.data.rasters import open_windowed, scene_from_rasters, show, summary
-from prsa.data.windowed import Grid, Layer
 from prsa.errors import PrsaError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PendingDeprecationWarning")

@@ -24,8 +24,9 @@ from rasterio.errors import CRSError
 from rasterio.features import rasterize
 
 from ..errors import PrsaError
+from .layers import ArrayLayer, Grid, Layer, crs_name, open_array, short
 from .scene import MOST
-from .windowed import ArrayLayer, Grid, Layer, Placed, crs_name, open_array, short
+from .windowed import Placed
 
 SPLITS = {"train": 1, "training": 1, "1": 1, "test": 2, "testing": 2, "2": 2, "val": 3, "validation": 3, "3": 3}
 BROKEN = (RuntimeError, ValueError, shapely.errors.GEOSException)  # a damaged file, or one of another kind

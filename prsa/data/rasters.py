@@ -14,8 +14,9 @@ from rasterio.errors import CRSError
 from ..errors import PrsaError
 from . import grid as place
 from .labels import Classes, read_labels
+from .layers import crs_name
 from .scene import check_scene, class_names, modalities
-from .windowed import Windowed, crs_name, open_windowed
+from .windowed import Windowed, open_windowed
 
 __all__ = ["open_windowed", "scene_from_rasters", "show", "summary"]
 
