@@ -469,6 +469,9 @@ def without_class(scene, code=2):
     [
         (lambda s: fit(s, "nope"), "unknown method 'nope'"),
         (lambda s: fit(s, "dsm"), "unknown method 'dsm'"),
+        (lambda s: fit(s, seed=1.5), "seed: expected a whole number, 0 or more, got 1.5"),
+        (lambda s: fit(s, seed="0"), "seed: expected a whole number, 0 or more, got '0'"),
+        (lambda s: fit(s, seed=-1), "seed: expected a whole number, 0 or more, got -1"),
         (lambda s: fit(s, preset="nope"), "unknown preset"),
         (lambda s: fit(s, epocs=3), "unknown setting 'epocs'"),
         (lambda s: fit(s, rule="prsa.training.rule:Nobody"), "setting rule.*Nobody"),

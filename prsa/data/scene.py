@@ -159,9 +159,8 @@ def check_scene(scene: xr.Dataset, source: str = "") -> xr.Dataset:
     fail = partial(refuse, source)
     if scene.attrs.get("schema", SCHEMA) != SCHEMA:
         fail(f"the attribute schema={SCHEMA!r}", scene.attrs["schema"], f"Fix: {README}.")
-    place, bands = grid.crs_name(scene), {f"{n}_band" for n in scene.data_vars if n not in RASTERS}
-    single = [d for d, n in scene.sizes.items() if n == 1 and d not in ("y", "x") and d not in bands]  # time, band
-    scene = scene.isel(dict.fromkeys(single, 0), drop=True)
+    place, known = grid.crs_name(scene), {"y", "x", *(f"{n}_band" for n in scene.data_vars if n not in RASTERS)}
+    scene = scene.isel({d: 0 for d, n in scene.sizes.items() if n == 1 and d not in known}, drop=True)  # a time, a band
     variables = {n: v for n, v in scene.data_vars.items() if n != place}
     strange = [
         f"{n} {v.dims} {v.shape}"

@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from ..errors import PrsaError
+from ..errors import PrsaError, check_whole
 from .scene import check_scene, class_names, empty_pixels
 
 KINDS = ("auto", "fixed", "blocks", "random")
@@ -41,9 +41,7 @@ def split_scene(scene: xr.Dataset, kind: str = "auto", seed: int = 0, radius: in
     """
     if kind not in KINDS:
         raise PrsaError(f"unknown split kind {kind!r}. Expected one of {', '.join(KINDS)}.")
-    for name, value in (("seed", seed), ("radius", radius)):
-        if not isinstance(value, (int, np.integer)) or value < 0:
-            raise PrsaError(f"{name}: expected a whole number, 0 or more, got {value!r}.")
+    check_whole(seed=seed, radius=radius)
     scene = check_scene(scene)
     if "validation" in scene and "split" not in scene:
         raise PrsaError(

@@ -214,10 +214,8 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def save(figure: Figure, stem) -> list[Path]:
-    """Write ``stem``.png (`DPI`; its description is the figure's text) and ``stem``.pdf, both without dates.
-
-    Both are drawn from one layout, that of the PNG: finding it costs as much as drawing.
-    """
+    """Write ``stem``.png (`DPI`; its description is the figure's text) and ``stem``.pdf, both without dates, from one
+    layout: finding it costs as much as drawing."""
     stem, dates = Path(stem), dict.fromkeys(("CreationDate", "Creator", "Producer"))
     paths = [stem.parent / f"{stem.name}.{kind}" for kind in ("png", "pdf")]
     words = {"Software": None, "Description": getattr(figure, "alt", "")}

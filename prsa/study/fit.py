@@ -11,6 +11,7 @@ from ..comparators.networks import NetworkTrainer
 from ..config import METHODS, make_config
 from ..data.scene import check_names, check_scene, modalities
 from ..data.splits import check_split, split_scene
+from ..errors import check_whole
 from ..mapping import model_card
 from ..training.loop import Trainer, pick_device
 from .evaluate import evaluate, evaluate_pixels
@@ -34,9 +35,10 @@ def fit(
     `split_scene` (default: "auto"); ``on_epoch(number, record)`` is called after every epoch; ``progress``: show a bar
     (None: on a terminal and in JupyterLab); ``overrides``: fields of `Config`. Returns the run (``prsa-run-1``, see
     `prsa.study.runs`) and the trained model: a network in eval mode, or a `prsa.comparators.classical.Classifier`.
-    Raises `PrsaError` for a scene that breaks the contract, unknown names, splits that leak into the chosen patch and
-    diverged training.
+    Raises `PrsaError` for a scene that breaks the contract, unknown names, a seed that is no whole number, splits that
+    leak into the chosen patch and diverged training.
     """
+    check_whole(seed=seed)
     scene = check_scene(scene)
     check_names(scene)
     alone = method in modalities(scene) and method not in METHODS
