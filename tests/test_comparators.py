@@ -994,7 +994,8 @@ def test_run_file_and_map(method, tmp_path):
     run, model = fit(scene, method, split, 3, "quick", "cpu", patch=5)
     run.attrs["run_id"] = "0123456789abcdef"
     loaded = load_run(save_run(check_run(run), tmp_path / "run.nc"))
-    xr.testing.assert_equal(loaded, run)
+    xr.testing.assert_equal(loaded.drop_vars("confidence"), run.drop_vars("confidence"))
+    np.testing.assert_allclose(loaded["confidence"], run["confidence"], atol=0.51 / 254, rtol=0)  # it is packed
     assert json.loads(loaded.attrs["config"])["classifier"] == METHODS[method]["classifier"]
     assert {name: loaded.attrs[name] for name in ("params", "macs_patch", "macs_pixel")} == model.complexity()
     cover = predict_map(model, scene)
