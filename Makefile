@@ -137,13 +137,13 @@ unpack: $(STAMP)
 verify: $(STAMP)
 	@$(STUDY) --preset full --verify '$(N)'
 
-# Two calls: nbval in one process with the unit tests scatters cells. The exercises are run by tests/test_course.py. Results
-# go to a folder of their own, so that a test neither uses nor changes the user's.
+# One call for unit tests and notebooks, each file in one of two processes: tests/conftest.py says which come first. The
+# exercises are run by tests/test_course.py. Results go to a folder of their own, so that a test neither uses nor changes
+# the user's. One thread each: two processes share two cores.
 test: $(STAMP)
-	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && export PRSA_RESULTS="$$tmp" && \
-	$(PY) -m pytest -q tests && \
-	$(PY) -m pytest -q -p no:cacheprovider --nbval-lax --nbval-kernel-name $(KERNEL) --nbval-cell-timeout 300 \
-	    --ignore=notebooks/course notebooks
+	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT INT TERM && export PRSA_RESULTS="$$tmp" OMP_NUM_THREADS=1 && \
+	$(PY) -m pytest -q -n '$(or $(JOBS),2)' --dist loadfile --no-loadscope-reorder --nbval-lax \
+	    --nbval-kernel-name $(KERNEL) --nbval-cell-timeout 300 --ignore=notebooks/course tests notebooks
 
 # A copy, because JupyterLab saves outputs into what it opens, and the committed notebooks have none.
 lab: $(STAMP)

@@ -9,6 +9,13 @@ from tiny import make_scene
 
 from prsa.data.sources import open_scene
 
+LONG = "test_cluster test_reproduce test_course 03_train test_figures 01_data test_data test_mapping 07_prototypes".split()
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: with a process per file, none of them is left alone at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():

@@ -244,12 +244,13 @@ def test_make_fails_when_the_command_fails(project):
         assert done.returncode != 0 and len(done.calls) == 1, target
 
 
-def test_make_test_runs_the_notebooks_in_a_call_of_their_own_with_the_named_kernel(project):
+def test_make_test_runs_tests_and_notebooks_in_processes_with_a_file_each_and_the_named_kernel(project):
     project("env")
-    units, books = project("test").calls
-    assert units == ".env/bin/python -m pytest -q tests"
-    assert "--nbval-lax --nbval-kernel-name prsa" in books and books.endswith(" notebooks")
-    assert "--ignore=notebooks/course" in books, "tests/test_course.py executes the exercises"
+    (call,) = project("test").calls
+    assert call.startswith(".env/bin/python -m pytest -q -n 2 --dist loadfile ") and call.endswith(" tests notebooks")
+    assert "--nbval-lax --nbval-kernel-name prsa" in call
+    assert "--ignore=notebooks/course" in call, "tests/test_course.py executes the exercises"
+    assert " -n 5 " in project("test", "JOBS=5").calls[0]
 
 
 def test_make_course_writes_the_copies(project):

@@ -1,4 +1,4 @@
-"""House rules of the notebooks, read from the committed files; `make test` executes them in a call of its own."""
+"""House rules of the notebooks, read from the committed files; `make test` executes them."""
 
 import ast
 import re
