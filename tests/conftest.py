@@ -9,7 +9,8 @@ from tiny import make_scene
 
 from prsa.data.sources import open_scene
 
-LONG = "test_cluster test_reproduce test_course 03_train test_figures 01_data test_data test_mapping 07_prototypes".split()
+LONG = "test_cluster test_reproduce test_course 03_train test_figures 01_data test_data test_mapping test_study"
+LONG = LONG.split()
 
 
 def pytest_collection_modifyitems(items):

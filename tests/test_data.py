@@ -1,6 +1,7 @@
 """Scenes: the contract and its gate, no-data, coordinates, simulation, benchmarks, splits, leakage, patches."""
 
 import dataclasses
+import functools
 import hashlib
 import http.server
 import json
@@ -889,7 +890,7 @@ def test_any_scene_is_accepted_with_a_sensible_result_or_refused_by_one_error(tm
 
 # ---- simulated scenes
 
-SCENES = {kind: sim.simulate(kind) for kind in sim.EMBEDDED}
+simulated = functools.cache(sim.simulate)  # not while tests are collected: every process does that
 EACH = pytest.mark.parametrize("kind", sim.EMBEDDED)
 SOIL = landscape.COVERS[sim.CODE["bare soil"] - 1]
 SENSORS = {
@@ -964,7 +965,7 @@ def moments(scene, name):
 
 @EACH
 def test_scene_seed_0_is_frozen(kind):
-    scene = SCENES[kind]
+    scene = simulated(kind)
     assert parameters_hash(kind) == PARAMETERS[kind]
     assert rasters_hash(scene) == FROZEN[kind]
     found, known = np.vstack([moments(scene, m) for m in modalities(scene)]), np.fromstring(MOMENTS[kind], sep=" ")
@@ -974,14 +975,14 @@ def test_scene_seed_0_is_frozen(kind):
 @EACH
 def test_a_seed_gives_one_scene_and_another_seed_another(kind):
     again, other = sim.simulate(kind, 0), sim.simulate(kind, 1)
-    assert again.identical(SCENES[kind])
+    assert again.identical(simulated(kind))
     for name in ("label", *SENSORS[kind]):
-        assert not np.array_equal(other[name].values, SCENES[kind][name].values)
+        assert not np.array_equal(other[name].values, simulated(kind)[name].values)
 
 
 @EACH
 def test_simulated_scenes_keep_the_contract(kind):
-    scene = check_scene(SCENES[kind])
+    scene = check_scene(simulated(kind))
     assert {m: scene[m].shape[0] for m in modalities(scene)} == SENSORS[kind]
     assert (
         scene.attrs["simulated"] == 1 and scene.attrs["name"] == kind and scene.attrs["dial"] == sim.CONFIGS[kind].dial

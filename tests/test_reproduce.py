@@ -106,9 +106,8 @@ FULL = """
 import sys
 import matplotlib.pyplot as plt, numpy as np, xarray as xr
 from pathlib import Path
-from prsa import PrsaError, files, figures, save_scene
-from tiny import make_scene
-out, wide = Path(sys.argv[1]), make_scene(("hsi", "sar"), shape=(80, 80))
+from prsa import PrsaError, files, figures, open_scene, save_scene
+out, wide = Path(sys.argv[1]), open_scene(sys.argv[2])
 figure = plt.figure()
 figure.gca().imshow(np.random.rand(300, 300))
 for write in (
@@ -126,8 +125,10 @@ for write in (
 
 def test_a_disk_that_is_full_in_the_middle_of_a_file_leaves_nothing_and_crashes_nothing(tmp_path):
     """HDF5 would end the process with a signal, and both netCDF libraries would print tracebacks."""
-    done = python(FULL, tmp_path, limit=20000, env={"PYTHONPATH": f"{files.ROOT}:{files.ROOT / 'tests'}"})
-    assert (done.communicate(), done.returncode) == (("True\n" * 4, ""), 0) and names(tmp_path) == []
+    wide, out = save_scene(make_scene(shape=(80, 80)), tmp_path / "wide.nc"), tmp_path / "out"
+    out.mkdir()
+    done = python(FULL, out, wide, limit=20000)
+    assert (done.communicate(), done.returncode) == (("True\n" * 4, ""), 0) and names(out) == []
 
 
 def test_a_relative_results_folder_is_one_place(tmp_path):
@@ -321,18 +322,25 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
 
 
 DRIVE = """
-import sys
+import json, os, resource, sys
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np
 from prsa import figures, files, reproduce
 plt.imshow(np.random.rand(90, 90))
 figures.write_all = lambda tables, runs, folder, *_: figures.save(plt.gcf(), folder / "one")  # a minute less
 files.NOTEBOOKS = Path(sys.argv[1])
+given = ["--preset", "quick", "--seeds", "1", "--methods", "concat", "--jobs", "1", "--scenes", sys.argv[2]]
 if __name__ == "__main__":
-    sys.exit(reproduce.main(["--preset", "quick", "--seeds", "1", "--methods", "concat", "--jobs", "2", *sys.argv[2:]]))
+    for results, limit, *more in json.loads(sys.argv[3]):
+        os.environ["PRSA_RESULTS"] = results
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        code = reproduce.main([*given, *more])
+        for stream in (sys.stdout, sys.stderr):
+            print(f"end of a call: {code}", file=stream)
+    sys.exit(code)
 """
 
-
+END, FREE = "end of a call: ", resource.RLIM_INFINITY
 REPORT = ["01_a.html", "02_b.html", "index.html", "tables.html"]
 
 
@@ -342,15 +350,24 @@ def room(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a (room)")
     save_scene(make_scene(), folder / "scene (2) & co.nc")
     opened = "from prsa.study import Plan\nprint(len(Plan(scenes, seeds, ['concat'], preset).open()), 'runs')"
-    opened += "\nprint('<' * 70_000)"  # four times as long in HTML
-    for name in ("01_a", "02_b"):
-        notebook(folder / "notebooks" / f"{name}.ipynb", opened, parameters="scenes = []\nseeds = 2\npreset = 'quick'")
+    long, given = "print('<' * 70_000)", "scenes = []\nseeds = 2\npreset = 'quick'"  # four times as long in HTML
+    for name, cells in (("01_a", [opened, long]), ("02_b", [long])):
+        notebook(folder / "notebooks" / f"{name}.ipynb", *cells, parameters=given)
     return folder
 
 
-def drive(room, results, *arguments, **options):
-    call = room / "notebooks", "--scenes", room / "scene (2) & co.nc"
-    return python(DRIVE, *call, *arguments, env={"PRSA_RESULTS": str(results)}, **options)
+def drive(room, *calls, **options):
+    """A process that calls the driver once or in turn; of each call: results folder, bytes that a file may grow to."""
+    calls = json.dumps([[str(results), limit, *map(str, more)] for results, limit, *more in calls])
+    return python(DRIVE, room / "notebooks", room / "scene (2) & co.nc", calls, **options)
+
+
+def several(room, *calls):
+    """Exit code, output and errors of every call."""
+    out, err = drive(room, *calls).communicate()
+    codes = [int(code) for code in re.findall(rf"{END}(\d+)\n", out)]
+    assert len(codes) == len(calls), err
+    return list(zip(codes, *(re.split(rf"{END}\d+\n", text) for text in (out, err))))
 
 
 def tables(results):
@@ -366,7 +383,7 @@ def undisturbed(room, tmp_path_factory, kernel):
         (results / "quick" / name).parent.mkdir(parents=True)
         (results / "quick" / name).write_text("of an earlier study")
     (results / "quick" / "tables" / "notes.txt").write_text("mine")
-    process = drive(room, results)
+    process = drive(room, (results, FREE, "--jobs", 2))
     out, err = process.communicate()
     assert process.returncode == 0 and "Traceback" not in err, out + err
     return results, out
@@ -388,12 +405,16 @@ def test_the_study_is_written_and_nothing_of_an_earlier_one_stays(undisturbed):
     assert "2 runs" in texts(here / "notebooks" / "01_a.ipynb"), "parameters arrive, the path is absolute"
 
 
-def test_the_status_says_what_is_there_missing_or_stale(room, undisturbed, tmp_path):
+def test_the_status_says_what_is_there_missing_or_stale(room, undisturbed, tmp_path, monkeypatch, capsys):
     shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setenv("PRSA_RESULTS", str(tmp_path))
+    monkeypatch.setattr(files, "NOTEBOOKS", room / "notebooks")
+    given = ["--preset", "quick", "--seeds", "1", "--methods", "concat", "--scenes", str(room / "scene (2) & co.nc")]
 
     def asked(*arguments):
-        out, err = drive(room, tmp_path, "--status", *arguments).communicate()
+        assert reproduce.main([*given, "--status", *arguments]) == 0
+        out, err = capsys.readouterr()
         return dict(line.split(maxsplit=1) for line in out.splitlines()), err
 
     lines, err = asked()
@@ -417,66 +438,55 @@ def test_the_status_says_what_is_there_missing_or_stale(room, undisturbed, tmp_p
     assert lines["ranking"] == "not written yet"
 
 
-def test_two_calls_at_once_and_again_give_the_same(room, undisturbed, tmp_path):
-    processes = [drive(room, tmp_path) for _ in range(2)]
-    outs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0] and "Traceback" not in str(outs)
-    assert "another call is at work" in outs[0][0] + outs[1][0]
-    assert tables(tmp_path) == tables(undisturbed[0])
-
-
-def test_killed_anywhere_the_next_call_goes_on(room, undisturbed, tmp_path):
-    """kill -9 of the driver, alone or with all it started, while it trains, writes tables, figures and notebooks."""
+def test_killed_anywhere_two_calls_at_once_go_on(room, undisturbed, tmp_path):
+    """kill -9 of the driver, alone or with all it started, while it trains, writes tables, figures and notebooks; then
+    two calls find a run, tables and notebooks to make.
+    """
     here = tmp_path / "quick"
     moments = (
         lambda: list((here / "runs").glob(".*.tmp")) or names(here / "runs"),
         lambda: (here / "tables").is_dir(),
-        lambda: (here / "figures").is_dir(),
+        lambda: list((here / "figures").glob("[!f]*")),  # the first look is there before the tables
         lambda: list((here / "notebooks").glob(".*.tmp")),
     )
     whole = tables(undisturbed[0])
     for i, moment in enumerate(moments):
-        process = drive(room, tmp_path, group=True)
+        process = drive(room, (tmp_path, FREE), group=True)
         until(moment)
         (os.killpg if i % 2 else os.kill)(process.pid, signal.SIGKILL)
         process.communicate()
         assert tables(tmp_path).items() <= whole.items(), "a table is whole, or not there"
-    process = drive(room, tmp_path)
-    err = process.communicate()[1]
-    assert process.returncode == 0 and "Traceback" not in err
+    next((here / "runs").glob("*concat*.nc")).unlink()
+    processes = [drive(room, (tmp_path, FREE)) for _ in range(2)]
+    outs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0] and "Traceback" not in str(outs)
+    assert "another call is at work" in outs[0][0] + outs[1][0]
     for left in here.rglob(".*.tmp"):  # what was just killed is swept later: it might be at work
         left.unlink()
-    assert tables(tmp_path) == whole
+    assert tables(tmp_path) == whole and len(names(here / "runs")) == 2
     assert names(here / "report") == REPORT
 
 
-@pytest.mark.parametrize("limit, what", [(300, "runs"), (300, "tables"), (20_000, "figures"), (250_000, "report")])
-def test_a_disk_that_is_full_is_exit_code_2_wherever_it_happens(room, undisturbed, tmp_path, limit, what):
-    here = tmp_path / "quick"
-    if what != "runs":
-        (here / "runs").mkdir(parents=True)
-        for path in (undisturbed[0] / "quick" / "runs").iterdir():
-            (here / "runs" / path.name).write_bytes(path.read_bytes())
-    process = drive(room, tmp_path, limit=limit)
-    out, err = process.communicate()
-    said = out + err
-    assert process.returncode == 2 and "Traceback" not in said and err.splitlines()[-1].startswith("error: "), said
-    assert f"cannot write {here / what}" in said and "files may not grow this large" in said
-    assert not list(here.rglob("*.tmp"))
+FULL_AT = {"runs": 300, "tables": 300, "figures": 20_000, "report": 250_000}  # bytes that a file may grow to
 
 
-def test_a_results_folder_that_cannot_be_made_is_exit_code_2(room, tmp_path):
-    (tmp_path / "file").write_text("x")
-    for where in (tmp_path / "file" / "results", "/sys/prsa"):
-        process = drive(room, where)
-        out, err = process.communicate()
-        assert process.returncode == 2 and err.startswith(f"error: cannot write {where}") and not out
-        assert err.count("\n") == 1 and names(tmp_path) == ["file"]
+def test_a_disk_that_is_full_is_exit_code_2_wherever_it_happens(room, undisturbed, tmp_path):
+    for what in [what for what in FULL_AT if what != "runs"]:
+        shutil.copytree(undisturbed[0] / "quick" / "runs", tmp_path / what / "quick" / "runs")
+    calls = several(room, *((tmp_path / what, limit) for what, limit in FULL_AT.items()))
+    for what, (code, out, err) in zip(FULL_AT, calls, strict=True):
+        said = out + err
+        assert code == 2 and "Traceback" not in said and err.splitlines()[-1].startswith("error: "), (what, said)
+        assert f"cannot write {tmp_path / what / 'quick' / what}" in said, (what, said)
+        assert "files may not grow this large" in said and not list((tmp_path / what).rglob("*.tmp")), what
 
 
-def test_a_damaged_scene_file_ends_the_process_with_code_2(room, tmp_path):
-    (tmp_path / "scene.nc").write_bytes(b"no netCDF")
-    process = drive(room, tmp_path / "results", "--scenes", tmp_path / "scene.nc")
-    err = process.communicate()[1]
-    assert process.returncode == 2 and err.startswith("error: scene.nc: expected a readable netCDF file")
-    assert "Traceback" not in err and not (tmp_path / "results").exists()
+def test_a_folder_that_cannot_be_made_and_a_damaged_scene_are_exit_code_2(room, tmp_path):
+    (tmp_path / "file").write_text("x"), (tmp_path / "scene.nc").write_bytes(b"no netCDF")
+    folders = [tmp_path / "file" / "results", "/sys/prsa"]
+    damaged = tmp_path / "results", 10**9, "--scenes", tmp_path / "scene.nc"
+    *refused, scene = several(room, *((where, 10**9) for where in folders), damaged)
+    for where, (code, out, err) in zip(folders, refused, strict=True):
+        assert code == 2 and err.startswith(f"error: cannot write {where}") and not out and err.count("\n") == 1
+    assert scene[0] == 2 and scene[2].startswith("error: scene.nc: expected a readable netCDF file")
+    assert "Traceback" not in scene[2] and names(tmp_path) == ["file", "scene.nc"]

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -194,6 +193,8 @@ def similarity(runs: list[xr.Dataset], modality: str) -> np.ndarray:
 @styled
 def prototype_similarities(runs: list[xr.Dataset]) -> Figure:
     """Cosine similarity between the class prototypes of every branch, mean over runs: what a sensor confuses."""
+    import seaborn as sns
+
     modalities, classes = runs[0]["modality"].values.tolist(), runs[0]["class"].values.tolist()
     figure, axes = grid(len(modalities), 2, 3.2, 3.2, layout="compressed", sharey=True, sharex=True)
     for ax, m in zip(axes, modalities):

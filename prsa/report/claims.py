@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy import stats
 
 from ..data.simulate import is_dial
 from .intervals import CORRELATION, POINTS, UNBOUNDED, complete, difference, summarise
@@ -90,7 +89,7 @@ def verdict(effect: float, lo: float, hi: float, smallest: float = 0.0) -> str:
 
 def _rank(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's correlation; NaN when a side does not vary."""
-    return float(stats.spearmanr(a.ravel(), b.ravel())[0]) if np.ptp(a) and np.ptp(b) else np.nan
+    return pd.Series(a.ravel()).rank().corr(pd.Series(b.ravel()).rank()) if np.ptp(a) and np.ptp(b) else np.nan
 
 
 def _follows(alone: xr.Dataset, joint: xr.Dataset) -> float:

@@ -7,7 +7,6 @@ from the same random numbers. There is one landscape per kind, so intervals spea
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy import stats
 
 from .. import metrics
 from ..data.scene import modalities
@@ -87,7 +86,8 @@ def trend(runs: Runs) -> pd.DataFrame:
             found = part.pivot(index="seed", columns="dial", values="value")  # (seed, setting)
             if found.isna().any(axis=None):
                 continue
-            rank = {(kind, seed): stats.spearmanr(found.columns, v)[0] for seed, v in found.iterrows() if np.ptp(v)}
+            setting = pd.Series(found.columns, found.columns)  # ranks correlated: Spearman
+            rank = {(kind, seed): v.rank().corr(setting.rank()) for seed, v in found.iterrows() if np.ptp(v)}
             every = summarise({(kind, seed): 0.0 for seed in found.index} | rank, CORRELATION)
             bounds = every.numbers[1:] if found.shape[1] > 2 else (np.nan, np.nan)
             rows.append((kind, method, measure, modality, *found.shape[::-1], every.estimate, *bounds))

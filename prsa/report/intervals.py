@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 UNBOUNDED = (-np.inf, np.inf)
 POINTS = (-100.0, 100.0)  # of a difference of accuracies
@@ -83,7 +83,7 @@ def summarise(values: Values, bounds: tuple[float, float] = UNBOUNDED) -> Summar
         lo, hi = np.percentile(table[drawn, inner].mean((1, 2)), [2.5, 97.5])
     elif len(scenes) == 1 and len(seeds) >= FEWEST:
         method = "Student's t over seeds"
-        half = stats.t.ppf(0.975, table.size - 1) * table.std(ddof=1) / np.sqrt(table.size) * np.array([-1, 1])
+        half = stdtrit(table.size - 1, 0.975) * table.std(ddof=1) / np.sqrt(table.size) * np.array([-1, 1])
         if bounds == CORRELATION and abs(mean) < 1:
             lo, hi = np.tanh(np.arctanh(mean) + half / (1 - mean**2))
         else:
@@ -110,5 +110,7 @@ def critical_difference(n_methods: int, n_scenes: int, alpha: float = 0.05) -> f
     q: quantile of the Studentised range for infinite degrees of freedom, divided by sqrt(2). Scenes count, not runs:
     seeds of one scene are not independent. Source: Demsar, JMLR 7 (2006).
     """
+    from scipy import stats
+
     q = stats.studentized_range.ppf(1 - alpha, n_methods, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_scenes)))
