@@ -218,7 +218,7 @@ EMPTY = """
 from prsa.course import claim
 from prsa.study import run
 claim.SMALL = ("epochs", 1), ("features", 8), ("width", 8)
-claim.run = lambda plan, specs, jobs: run(plan, specs, 1)
+claim.run = lambda plan, specs, jobs, run=run: run(plan, specs, 1)
 get_ipython().run_line_magic("reset_selective", "-f .")
 """
 

@@ -11,6 +11,12 @@ import numpy as np
 import torch
 import xarray as xr
 from scipy import ndimage, special
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC
 
 from ..config import Config, named
 from ..data.patches import normalise, reflect_index
@@ -24,8 +30,6 @@ CELLS = 2**23  # pixels x features held at once while predicting: below half a g
 
 def random_forest(seed: int):
     """Random forest (Breiman, Machine Learning 2001) of 200 trees."""
-    from sklearn.ensemble import RandomForestClassifier
-
     return RandomForestClassifier(200, random_state=seed), {"min_samples_leaf": [1, 4]}
 
 
@@ -38,10 +42,6 @@ def rbf_svm(seed: int):
 
     The grid's gamma is relative to 1 / number of features, scikit-learn's "scale" for standardised features.
     """
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import FunctionTransformer, StandardScaler
-    from sklearn.svm import SVC
-
     svm = SVC(break_ties=True)  # a tie of votes goes to the largest decision value: prediction and confidence agree
     steps = [("standard", StandardScaler()), ("relative", FunctionTransformer(_by_root_of_count)), ("svm", svm)]
     return Pipeline(steps), {"svm__C": [10, 1, 100, 1000], "svm__gamma": [1.0, 0.1, 0.3, 3.0]}
@@ -98,9 +98,6 @@ class Classifier:
     """
 
     def __init__(self, scene: xr.Dataset, split: xr.DataArray, config: Config, seed: int):
-        from sklearn.base import clone
-        from sklearn.model_selection import ParameterGrid
-
         estimator, grid = named("classifier", config.classifier)(seed)
         pixels = Pixels.of(scene, split, GRID_PIXELS)
         self.config, self.bands, self.classes = config, pixels.bands, pixels.classes
@@ -175,7 +172,7 @@ class Classifier:
         threshold of every node, and, as it multiplies nothing, in place of multiply-accumulates the comparisons along
         the deepest path of every tree. Any other: 0.
         """
-        last = self.estimator[-1] if hasattr(self.estimator, "steps") else self.estimator
+        last = self.estimator[-1] if isinstance(self.estimator, Pipeline) else self.estimator
         params = work = 0
         if hasattr(last, "support_vectors_"):
             work = last.support_vectors_.size
