@@ -86,8 +86,7 @@ def trend(runs: Runs) -> pd.DataFrame:
             found = part.pivot(index="seed", columns="dial", values="value")  # (seed, setting)
             if found.isna().any(axis=None):
                 continue
-            setting = pd.Series(found.columns, found.columns)  # ranks correlated: Spearman
-            rank = {(kind, seed): v.rank().corr(setting.rank()) for seed, v in found.iterrows() if np.ptp(v)}
+            rank = {(kind, s): v.rank().corr(v.index.to_series().rank()) for s, v in found.iterrows() if np.ptp(v)}
             every = summarise({(kind, seed): 0.0 for seed in found.index} | rank, CORRELATION)
             bounds = every.numbers[1:] if found.shape[1] > 2 else (np.nan, np.nan)
             rows.append((kind, method, measure, modality, *found.shape[::-1], every.estimate, *bounds))
