@@ -1,7 +1,7 @@
-"""Speed on this machine beside the usual way: `make bench` writes results/bench. Never a timed test.
+"""Speed on this machine as a share of its convolution rate: `make bench` writes results/bench. Never a timed test.
 
-The usual way is a `Dataset` that cuts one patch per item, and a map predicted patch by patch: same network, same
-process. The scene is noise of a stated size, because speed does not depend on what the pixels show.
+Beside it the usual way, a `Dataset` that cuts one patch per item, and a map predicted patch by patch: same network,
+same process. The scene is noise of a stated size, because speed does not depend on what the pixels show.
 """
 
 import functools
@@ -32,12 +32,10 @@ from prsa.study.plan import COMPARATORS, STUDY
 from prsa.training.loop import Trainer, pick_device
 
 BANDS = {"hsi": 144, "lidar": 1}  # of Houston2013
-CLASSES, SHAPE, SMALL, REPEATS = 15, (512, 512), (96, 96), 3
-AREA, CROP = (
-    256,
-    64,
-)  # pixels on a side: of the maps that are compared, and of the crop that is predicted patch by patch
-TARGETS = {7: 50, 11: 100}  # patch -> how many times faster than patch by patch a map is meant to be
+CLASSES, SHAPE, SMALL, REPEATS = 15, (512, 512), (96, 96), 5
+AREA, CROP = 512, 64  # pixels on a side: of the maps, and of the crop that is predicted patch by patch
+METHODS = "concat", "prsanet"
+TARGETS = {"training": {7: 0.4, 11: 0.6}, "mapping": {7: 0.8, 11: 0.8}}  # patch -> share of the convolution rate
 
 
 def noise_scene(shape: tuple[int, int] = SHAPE, bands: dict = BANDS, classes: int = CLASSES) -> xr.Dataset:
@@ -56,20 +54,22 @@ def noise_scene(shape: tuple[int, int] = SHAPE, bands: dict = BANDS, classes: in
     )
 
 
-def _seconds(call, device: torch.device) -> float:
-    start = time.perf_counter()
+def clock(device: torch.device):
+    """Seconds that other work on the machine does not lengthen: of the processor, where one thread does everything."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
+def seconds(call, device: torch.device) -> float:
+    """Of one call, to its end on the device."""
+    now = clock(device)
+    start = now()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return now() - start
 
 
-def _alternating(ours, usual, device: torch.device) -> tuple[float, float]:
-    """Least seconds of each of two calls, in turn `REPEATS` times, so that other load on the machine meets both."""
-    return tuple(np.min([[_seconds(ours, device), _seconds(usual, device)] for _ in range(REPEATS)], axis=0))
-
-
-def matmul_rates(device: torch.device, size: int = 1024, repeats: int = 20) -> dict[str, float]:
+def rates(device: torch.device, size: int = 1024, repeats: int = 20) -> dict[str, float]:
     """Multiply-accumulates per second of a float32 matrix product, best of ``repeats``, by both routines of torch.
 
     On a CPU ``product`` is BLAS and ``convolution`` (1 x 1, on 32 images) is oneDNN; which is faster depends on the
@@ -79,8 +79,18 @@ def matmul_rates(device: torch.device, size: int = 1024, repeats: int = 20) -> d
     images = a.view(32, 1, -1, size).permute(0, 3, 1, 2)  # (32, size, 1, size / 32), channels last
     calls = {"product": lambda: a @ a, "convolution": lambda: F.conv2d(images, a[:, :, None, None])}
     for call in calls.values():
-        _seconds(call, device)
-    return {name: size**3 / min(_seconds(call, device) for _ in range(repeats)) for name, call in calls.items()}
+        seconds(call, device)
+    return {name: size**3 / min(seconds(call, device) for _ in range(repeats)) for name, call in calls.items()}
+
+
+def measured(call, device: torch.device, repeats: int) -> tuple[float, float]:
+    """Seconds of a call and the convolution rate beside it, before and after: of the repetition with the median share
+    of that rate, so that what slows the machine down meets both."""
+    found = []
+    for _ in range(repeats):
+        before, took, after = rates(device, repeats=5), seconds(call, device), rates(device, repeats=5)
+        found.append((took, max(before["convolution"], after["convolution"])))
+    return sorted(found, key=np.prod)[repeats // 2]
 
 
 class UsualDataset(Dataset):
@@ -137,27 +147,29 @@ def patch_map(model: PRSANet, scene: xr.Dataset, batch: int = 256) -> np.ndarray
     return torch.cat(pieces).cpu().T.reshape(-1, *shape).numpy()
 
 
-def _row(
-    task: str, method: str, patch: int, rates: list[float], target: int, saved: float, shares: list[float]
-) -> dict:
-    """A row of the table: ours and the usual way, their ratio, their shares of the matrix-product rate."""
+def _row(task: str, method: str, patch: int, ours: tuple, usual: tuple, work: tuple, macs: int, saved: float) -> dict:
+    """A row of the table. ``ours`` and ``usual``: as `measured`; ``work``: samples or pixels of either call; ``macs``:
+    what one of them needs (of a map, in one pass); ``saved``: the ratio that equal use of the machine would give."""
+    rate, other = (n / took for n, (took, _) in zip(work, (ours, usual)))
     return {
         "task": task,
         "method": method,
         "patch": patch,
-        "per_s": round(rates[0]),
-        "usual_per_s": round(rates[1]),
-        "ratio": rates[0] / rates[1],
-        "target": target,
+        "threads": torch.get_num_threads(),
+        "per_s": round(rate),
+        "gmacs_per_s": rate * macs / 1e9,
+        "convolution_gmacs_per_s": ours[1] / 1e9,
+        "share_of_rate": rate * macs / ours[1],
+        "target": TARGETS[task][patch],
+        "usual_per_s": round(other),
+        "ratio": rate / other,
         "operations_ratio": saved,
-        "share_of_matmul": shares[0],
-        "usual_share_of_matmul": shares[1],
     }
 
 
-def _training_pair(scene: xr.Dataset, split: xr.DataArray, patch: int, device: torch.device):
+def _training_pair(scene: xr.Dataset, split: xr.DataArray, method: str, patch: int, device: torch.device):
     """A `Trainer`, a call that trains its next epoch, and one that trains the same network for one the usual way."""
-    config, numbers = make_config("concat", patch=patch, epochs=REPEATS + 1), iter(range(1, REPEATS + 2))
+    config, numbers = make_config(method, patch=patch, epochs=REPEATS + 1), iter(range(1, REPEATS + 2))
     trainer = Trainer(scene, split, config, 0, device)
     statistics = {m: tuple(s.cpu().numpy() for s in pair) for m, pair in trainer.model.statistics().items()}
     model = PRSANet(trainer.model.bands, trainer.model.classes, config, 0, statistics).to(device)
@@ -169,40 +181,49 @@ def _training_pair(scene: xr.Dataset, split: xr.DataArray, patch: int, device: t
     return trainer, lambda: trainer.epoch(next(numbers)), usual
 
 
-def training(scene: xr.Dataset, device: torch.device, ceiling: float) -> list[dict]:
+def training(scene: xr.Dataset, device: torch.device) -> list[dict]:
     """Whole training steps of `Trainer` and of the usual pipeline around the same network, batches of 128.
 
-    Both leave the last, smaller batch out. Beyond its steps, the Trainer measures gradients and validation accuracy.
+    Both leave the last, smaller batch out. Beyond its steps, the Trainer measures gradients and validation accuracy;
+    the usual pipeline trains by cross-entropy alone.
     """
     rows, split = [], split_scene(scene)
-    for patch in TARGETS:
-        trainer, ours, usual = _training_pair(scene, split, patch, device)
-        ours(), usual()
-        samples = trainer.batches * trainer.config.batch
-        rates = [samples / s for s in _alternating(ours, usual, device)]
-        macs = 3 * trainer.model.complexity()["macs_patch"]  # forward, and twice that backward
-        rows.append(_row("training", "concat", patch, rates, 3, 1, [rate * macs / ceiling for rate in rates]))
+    for method in METHODS:
+        for patch in TARGETS["training"]:
+            trainer, ours, usual = _training_pair(scene, split, method, patch, device)
+            ours(), usual()
+            work = [trainer.batches * trainer.config.batch] * 2
+            macs = 3 * trainer.model.complexity()["macs_patch"]  # forward, and twice that backward
+            both = measured(ours, device, REPEATS), measured(usual, device, 1)
+            rows.append(_row("training", method, patch, *both, work, macs, 1))
     return rows
 
 
-def mapping(scene: xr.Dataset, device: torch.device, ceiling: float) -> list[dict]:
-    """`predict_map` and `patch_map` with the same network.
-
-    ``operations_ratio``: multiply-accumulates of the patch-by-patch map over those of the whole-scene map, the ratio
-    that equal use of the hardware would give. Shares count what a whole-scene map needs, for both.
-    """
+def mapping(scene: xr.Dataset, device: torch.device) -> list[dict]:
+    """`predict_map` and `patch_map` with the same network."""
     rows, split = [], split_scene(scene)
     area, crop = (scene.isel(y=slice(n), x=slice(n)) for n in (AREA, CROP))
-    for method in ("concat", "prsanet"):
-        for patch, target in TARGETS.items():
+    work = [area["label"].size, crop["label"].size]
+    for method in METHODS:
+        for patch in TARGETS["mapping"]:
             trainer = Trainer(scene, split, make_config(method, patch=patch, epochs=1), 0, device)
             trainer.epoch(1)  # a batch norm that was never trained would not show an error in folding it away
-            model, macs = trainer.model, trainer.model.complexity()
-            calls = functools.partial(predict_map, model, area), functools.partial(patch_map, model, crop)
-            rates = [n * n / s for n, s in zip((AREA, CROP), _alternating(*calls, device))]
-            saved, shares = macs["macs_patch"] / macs["macs_pixel"], [r * macs["macs_pixel"] / ceiling for r in rates]
-            rows.append(_row("mapping", method, patch, rates, target, saved, shares))
+            model, macs = trainer.model.eval(), trainer.model.complexity()
+            predict_map(model, crop)
+            ours = measured(functools.partial(predict_map, model, area), device, REPEATS)
+            usual = measured(functools.partial(patch_map, model, crop), device, 1)
+            saved = macs["macs_patch"] / macs["macs_pixel"]
+            rows.append(_row("mapping", method, patch, ours, usual, work, macs["macs_pixel"], saved))
     return rows
+
+
+def speed(scene: xr.Dataset, device: torch.device, cores: int) -> pd.DataFrame:
+    """Training with one thread, as the study trains, and maps with one and with all."""
+    rows = []
+    for threads, tasks in {cores: (mapping,), 1: (training, mapping)}.items():
+        torch.set_num_threads(threads)
+        rows += [row for task in tasks for row in task(scene, device)]
+    return pd.DataFrame(rows)
 
 
 def peak_memory() -> float:
@@ -256,19 +277,19 @@ def write(table: pd.DataFrame, name: str) -> None:
 
 
 def main() -> None:
-    """Training and mapping beside the usual way, all methods, then what `record.scaling` measures."""
-    from record import scaling  # not above: its libraries would count in the memory that other processes measure
+    """Training and mapping beside the machine's rate, all methods, then what `record.scaling` and `record.shares`
+    measure."""
+    from record import scaling, shares  # not above: their libraries would count in the memory that others measure
 
     device, scene, cores = pick_device("auto"), noise_scene(), os.cpu_count() or 1
+    write(speed(scene, device, cores), "speed")
     torch.set_num_threads(cores)
-    matmul = matmul_rates(device)
-    ceiling = max(matmul.values())  # the machine's: a share of the slower routine could be above one
-    write(pd.DataFrame(mapping(scene, device, ceiling) + training(scene, device, ceiling)), "speed")
     machine = {"cores": cores, "device": str(device), "python": platform.python_version(), "torch": torch.__version__}
-    machine["matmul_gmacs_per_s"] = {name: round(rate / 1e9, 1) for name, rate in matmul.items()}
+    machine["matmul_gmacs_per_s"] = {name: round(rate / 1e9, 1) for name, rate in rates(device).items()}
     files.write_text(json.dumps(machine, indent=1) + "\n", files.results("full") / "bench" / "machine.json")
     write(in_fresh_processes(method_row, [(method,) for method in (*STUDY, *COMPARATORS)]), "complexity")
     scaling.main()
+    shares.main()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How time and memory grow with the scene, and runs per hour with worker processes: part of `make bench`.
 
-Writes ``scaling.csv``, ``scaling_exponents.csv`` and their figure, and ``workers.csv``, into results/bench.
+Writes ``scaling.csv``, ``scaling_exponents.csv`` and their figure, and ``workers.csv``, into results/bench. The figure
+also shows ``tile.csv`` where `record.tile` has left it there: a map of 10,980 x 10,980 pixels, read from disk.
 """
 
 import functools
@@ -14,7 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from record.bench import BANDS, CLASSES, in_fresh_processes, noise_scene, peak_memory, write
+from record import bench
+from record.bench import BANDS, CLASSES, in_fresh_processes, noise_scene, peak_memory, rates, write
 from scipy import stats
 
 from prsa import files
@@ -31,12 +33,14 @@ from prsa.training.loop import Trainer
 METHOD, SIDE, REPEATS = "prsanet", 128, 5
 # What grows, all else equal: pixels of a batch or a map, bands of hsi, classes, modalities of `EACH` bands.
 SIZES = {
-    "pixels": {"training": (32, 64, 128, 256, 512), "mapping": (64**2, 90**2, 128**2, 181**2, 256**2)},
+    "pixels": {"training": (32, 64, 128, 256, 512), "mapping": (64**2, 128**2, 256**2, 512**2, 1024**2)},
     "bands": dict.fromkeys(("training", "mapping"), (18, 36, 72, 144, 288)),
     "classes": dict.fromkeys(("training", "mapping"), (4, 8, 16, 32, 64)),
     "modalities": dict.fromkeys(("training", "mapping"), (2, 3, 4, 6, 8)),
 }
 EACH = 36
+NAMES = {"training": "training step", "mapping": "map"}
+TARGETS = {task: bench.TARGETS[task][7] for task in NAMES}  # share of the convolution rate, patch 7
 ROUNDS = 4  # runs per worker whose time counts, after its first
 TARGET = 0.9  # of k times the runs per hour of one worker
 
@@ -48,24 +52,27 @@ def forget_peak() -> None:
         reset.write_text("5")
 
 
-def _seconds(task: str, scene: xr.Dataset, config: Config) -> float:
-    """Least seconds of a training step or of a map of the scene, the first time left out."""
+def _seconds(task: str, scene: xr.Dataset, config: Config) -> tuple[float, int]:
+    """Least seconds of a training step or of a map of the scene, the first time left out, and multiply-accumulates."""
     if task == "training":
         trainer = Trainer(scene, split_scene(scene), config, 0, torch.device("cpu"))
         calls, parts = [functools.partial(trainer.epoch, number) for number in range(1, REPEATS + 2)], trainer.batches
+        macs = 3 * trainer.size * trainer.model.complexity()["macs_patch"]
     else:
         model = PRSANet({m: scene.sizes[f"{m}_band"] for m in modalities(scene)}, class_names(scene), config)
         calls, parts = [functools.partial(predict_map, model, scene)] * (REPEATS + 1), 1
+        macs = scene["label"].size * model.complexity()["macs_pixel"]
     seconds = []
     for call in calls:
         start = time.perf_counter()
         call()
         seconds.append((time.perf_counter() - start) / parts)
-    return min(seconds[1:])
+    return min(seconds[1:]), macs
 
 
 def size_row(task: str, against: str, size: int) -> dict:
-    """In a fresh process, with all cores: least seconds of a training step or a map, and the memory it adds, MB.
+    """In a fresh process, with all cores: least seconds of a training step or a map, its share of the convolution rate
+    measured just after, and the memory it adds, MB.
 
     The scene, which lies in memory before, does not count, nor do libraries, which a small task has loaded before.
     """
@@ -80,9 +87,11 @@ def size_row(task: str, against: str, size: int) -> dict:
     little = make_config(METHOD, epochs=REPEATS + 1, width=8, features=8)
     _seconds(task, noise_scene((SIDE, SIDE), {"a": 1, "b": 1}, 2), little)
     forget_peak()
-    before, seconds = peak_memory(), _seconds(task, scene, config)
+    before, (seconds, macs) = peak_memory(), _seconds(task, scene, config)
     memory = 1000 * (peak_memory() - before)
-    return {"task": task, "against": against, "size": size, "seconds": seconds, "memory_mb": memory}
+    share = macs / seconds / rates(torch.device("cpu"))["convolution"]
+    row = {"task": task, "against": against, "size": size, "seconds": seconds}
+    return row | {"share_of_rate": share, "memory_mb": memory}
 
 
 def exponents(table: pd.DataFrame) -> pd.DataFrame:
@@ -119,21 +128,51 @@ def workers(cores: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["workers", "runs", "runs_per_hour", "ratio", "target"])
 
 
-def figure(table: pd.DataFrame, fitted: pd.DataFrame):
-    """Seconds and added memory against each size, log axes, a line per task, with the fitted exponents."""
-    from prsa.figures.style import panels  # not above: it would count in the measured memory
+def figure(table: pd.DataFrame, fitted: pd.DataFrame, tile: pd.DataFrame):
+    """Seconds, their share of the convolution rate and added memory against each size, a line per task, with the
+    fitted exponents and the targets. ``tile``: rows of `record.tile`, of other bands and so not fitted."""
+    from matplotlib.ticker import LogLocator, NullLocator
 
-    colours, names = {"training": "#D55E00", "mapping": "#0072B2"}, list(dict.fromkeys(table["against"]))
-    fig, axs = panels(len(names), 2, 0.6 + 1.35 * len(names), sharey="col")
-    power = fitted.set_index(["task", "against", "quantity"])["exponent"]
+    from prsa.figures.style import legend_below, look, panels  # not above: they would count in the measured memory
+
+    looks = {"training": look("#C23B0E", "-", "o"), "mapping": look("#0C77DC", "-", "s")}
+    star = look("#0C77DC", "none", "*")
+    names, power = list(dict.fromkeys(table["against"])), fitted.set_index(["task", "against", "quantity"])["exponent"]
+    columns = {"seconds": "time (s)", "share_of_rate": "% of the convolution rate", "memory_mb": "added memory (MB)"}
+    tile = tile.assign(size=tile["side"] ** 2, against="pixels") if len(tile) else pd.DataFrame({"against": []})
+    fig, axs = panels(len(names), 3, 1 + 1.5 * len(names))
     for i, against in enumerate(names):
-        for ax, (quantity, unit) in zip(axs[i], (("seconds", "time (s)"), ("memory_mb", "added memory (MB)"))):
-            for task, colour in colours.items():
+        for ax, (quantity, title) in zip(axs[i], columns.items()):
+            ax.set_xscale("log")
+            times = 100 if quantity == "share_of_rate" else 1
+            for task, line in looks.items():
                 part = table[table["task"].eq(task) & table["against"].eq(against) & table[quantity].gt(0)]
-                label = f"{task}, exponent {power[task, against, quantity]:.2f}"
-                ax.loglog(part["size"], part[quantity], "o-", color=colour, markersize=4, label=label)
-            ax.set(xlabel=f"{against}{' of hsi' * (against == 'bands')}", title=unit * (i == 0))
-            ax.legend(fontsize=7)
+                ax.plot(part["size"], times * part[quantity], **line, markersize=4)
+            if quantity in (part := tile[tile["against"].eq(against)]):
+                ax.plot(part["size"], times * part[quantity], **star, markersize=9)
+            if times == 1:
+                ax.set_yscale("log")
+                low, high = (float(v) for v in ax.get_ylim())
+                ax.set_ylim(low, high * (high / low) ** 0.5)  # room for the exponents
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=5))
+                ax.yaxis.set_major_formatter("{x:g}")
+                ax.yaxis.set_minor_locator(NullLocator())
+                for place, (task, line) in zip((0.97, 0.84), looks.items()):
+                    text = f"exponent {power[task, against, quantity]:.2f}"
+                    ax.text(0.04, place, text, transform=ax.transAxes, va="top", fontsize=7, color=line["color"])
+            else:
+                ax.set_ylim(0, 105)
+                for task, target in TARGETS.items():
+                    ax.axhline(100 * target, **looks[task] | {"linestyle": ":", "marker": ""})
+            ax.set_title(title if i == 0 else "", fontsize=8)
+            ax.set_xlabel({"pixels": "pixels (batch, map)", "bands": "bands of hsi"}.get(against, against))
+            if against != "pixels":
+                ticks = sorted(set(table.loc[table["against"].eq(against), "size"]))
+                ax.set_xticks(ticks, [str(n) for n in ticks], fontsize=7)
+                ax.set_xticks([], minor=True)
+    entries = {name: looks[task] for task, name in NAMES.items()}
+    entries |= {"map of a tile from disk": star} if len(tile) else {}
+    legend_below(fig, entries | {"target": look("#000000", ":")})
     return fig
 
 
@@ -146,7 +185,9 @@ def main() -> None:
     fitted = exponents(table)
     for name, found in (("scaling", table), ("scaling_exponents", fitted), ("workers", workers(os.cpu_count() or 1))):
         write(found, name)
-    save(styled(figure)(table, fitted), files.results("full") / "bench" / "scaling")
+    folder = files.results("full") / "bench"
+    tile = pd.read_csv(folder / "tile.csv") if (folder / "tile.csv").is_file() else pd.DataFrame()
+    save(styled(figure)(table, fitted, tile), folder / "scaling")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 ``python -m record.tile RASTERS FOLDER [SIDE]``, in the folder tests. RASTERS holds chile/S2L2A.tif, chile/S1RTC.tif and
 chile/LULC.tif, whose pixels are laid side by side, mirrored, to 12 bands of int16 and 2 of float32, SIDE x SIDE pixels
-(default: 10,980, as a Sentinel-2 tile has). FOLDER takes 3 GB and gets ``tile.csv``.
+(default: 10,980, as a Sentinel-2 tile has). FOLDER takes 3 GB; ``results/bench/tile.csv`` gets the figures.
 """
 
 import json
@@ -18,6 +18,7 @@ import rasterio
 import torch
 import xarray as xr
 from rasterio.windows import Window
+from record import bench
 
 import prsa
 from prsa.data.windowed import open_windowed
@@ -71,7 +72,10 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def main(source: Path, folder: Path, side: int = SIDE) -> pd.DataFrame:
-    """Write tile and model where they are missing, map both ways, and write the table."""
+    """Write tile and model where they are missing, map both ways, and write the table.
+
+    ``share_of_rate``: of the convolution rate with all threads, the better of those before and after the tile.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, dtype in SENSORS.values():
         if not (folder / name).is_file() or rasterio.open(folder / name).width != side:
@@ -81,18 +85,21 @@ def main(source: Path, folder: Path, side: int = SIDE) -> pd.DataFrame:
         scene = prsa.scene_from_rasters(small, source / "LULC.tif", name="chile")
         prsa.save_model(prsa.fit(scene, "prsanet", preset="quick")[1], folder / "model.safetensors")
     model = prsa.load_model(folder / "model.safetensors")
+    cpu, macs = torch.device("cpu"), model.complexity()["macs_pixel"]
+    rate = bench.rates(cpu)["convolution"]
     before = [in_memory(model, files(folder), min(side, CROP)) for _ in range(2)]
     command = [sys.executable, "-m", "record.tile", "map", folder]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     after = [in_memory(model, files(folder), min(side, CROP)) for _ in range(2)]
+    rate = max(rate, bench.rates(cpu)["convolution"])
     memory, processor = np.median(before + after, axis=0)
     row = {"side": side, "threads": torch.get_num_threads(), **found, "pixels_per_s": side**2 / found["seconds"]}
     row |= {"in_memory_pixels_per_s": memory, "ratio": side**2 / found["seconds"] / memory}
-    row["ratio_of_processor_time"] = (
-        side**2 / found["processor"] / processor
-    )  # other load on the machine says less there
+    row |= {"gmacs_per_s": macs * row["pixels_per_s"] / 1e9, "share_of_rate": macs * row["pixels_per_s"] / rate}
+    # Other load on the machine says less there.
+    row["ratio_of_processor_time"] = side**2 / found["processor"] / processor
     table = pd.DataFrame([row]).round(3)
-    table.to_csv(folder / "tile.csv", index=False)
+    bench.write(table, "tile")
     return table
 
 
