@@ -69,7 +69,7 @@ help:
 	@echo "make data       download and check public scenes, e.g. SCENES=\"houston2013 augsburg\""
 	@echo "make format     bring the code into its form (ruff)"
 	@echo "make lint       say what is wrong with the code (ruff), as make test does"
-	@echo "make bench      measure speed, memory, scaling and workers; into results/bench"
+	@echo "make bench      measure speed, memory, scaling, workers and the parts of a run; into results/bench"
 	@echo "make tune       choose every method's own setting again, on development scenes; results/tuning.csv"
 	@echo "make research   repeat the finished search for PRSANet's configuration by the code that made it"
 	@echo "make reference  copy tables and measurements to results/reference and renew both README files from them"

@@ -1,6 +1,8 @@
 """What only maintainers run measures what it says; the texts are made from the reference files. No time is tested."""
 
+import functools
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from record import bench, reference, scaling, tuning
+from record import before, bench, reference, scaling, shares, tuning
 from tiny import SMALL, make_scene, make_trainer, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
@@ -25,7 +27,7 @@ from prsa.study import plan
 from prsa.training.loop import Trainer
 
 CPU = torch.device("cpu")
-RATES = {"per_s", "usual_per_s", "ratio", "share_of_matmul", "usual_share_of_matmul"}
+RATES = {"per_s", "usual_per_s", "ratio", "share_of_rate", "gmacs_per_s"}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,8 @@ def small(monkeypatch):
         (bench, "REPEATS", 1),
         (bench, "AREA", 20),
         (bench, "CROP", 8),
-        (bench, "TARGETS", {3: 50, 5: 100}),
+        (bench, "TARGETS", {"training": {3: 0.4, 5: 0.6}, "mapping": {3: 0.8, 5: 0.8}}),
+        (bench, "rates", functools.partial(bench.rates, size=64, repeats=1)),
         (bench, "SMALL", (64, 64)),
         (bench, "BANDS", {"hsi": 5, "lidar": 1}),
         (bench, "CLASSES", 4),
@@ -111,27 +114,37 @@ def test_a_usual_epoch_takes_the_steps_of_cross_entropy():
         torch.testing.assert_close(value, weights(twin)[name], atol=1e-5, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("measure, methods", [(bench.training, 1), (bench.mapping, 2)])
-def test_rows_compare_the_same_work(measure, methods):
+@pytest.mark.parametrize("measure", [bench.training, bench.mapping])
+def test_rows_compare_the_same_work(measure, monkeypatch):
+    monkeypatch.setattr(bench, "rates", lambda device, repeats: {"convolution": 1e9})
     scene = bench.noise_scene((90, 70), {"hsi": 5, "sar": 2}, classes=4)
     scene["split"][20:] = 0
-    rows = measure(scene, CPU, ceiling=1e9)
-    assert [(row["task"], row["patch"]) for row in rows] == [(measure.__name__, patch) for patch in (3, 5)] * methods
+    rows = measure(scene, CPU)
+    assert [(row["task"], row["patch"]) for row in rows] == [(measure.__name__, patch) for patch in (3, 5)] * 2
     for row in rows:
         assert min(row[name] for name in RATES) > 0
-        assert row["share_of_matmul"] / row["usual_share_of_matmul"] == pytest.approx(row["ratio"])
+        assert row["per_s"] / row["usual_per_s"] == pytest.approx(row["ratio"], rel=0.01)
+        assert row["share_of_rate"] == pytest.approx(row["gmacs_per_s"]) and row["convolution_gmacs_per_s"] == 1
     if measure is bench.mapping:  # patch 5, 5 + 2 bands, width and features 64, two 3 x 3 layers, 4 classes: by hand
         patch = 64 * 7 * 25 + 2 * 64 * 64 * (9 * 9 + 9 + 1) + 128 * 4
         pixel = 64 * 7 + 2 * 64 * 64 * 19 + 128 * 4
         assert rows[1]["operations_ratio"] == pytest.approx(patch / pixel)
+        assert rows[1]["gmacs_per_s"] == pytest.approx(pixel * rows[1]["per_s"] / 1e9, rel=0.01)
 
 
 def test_matmul_rates_are_the_best_of_their_repeats_of_the_same_product(monkeypatch):
     seconds, products = iter([9.0, 8.0, 0.5, 0.25, 1.0, 4.0, 3.0, 2.0]), []  # the first two calls warm up
-    monkeypatch.setattr(bench, "_seconds", lambda call, device: products.append(call()) or next(seconds))
-    rates = bench.matmul_rates(CPU, size=64, repeats=3)
+    monkeypatch.setattr(bench, "seconds", lambda call, device: products.append(call()) or next(seconds))
+    rates = bench.rates(CPU, size=64, repeats=3)
     assert rates == {"product": 64**3 / 0.25, "convolution": 64**3 / 2}
     assert products[0].numel() == products[1].numel() == 64 * 64 and products[1].shape[1] == 64
+
+
+def test_the_repetition_with_the_median_share_counts(monkeypatch):
+    took, speeds = iter([2.0, 3.0, 4.0]), iter([10, 8, 5, 6, 2, 1])  # products 20, 18, 8
+    monkeypatch.setattr(bench, "seconds", lambda call, device: next(took))
+    monkeypatch.setattr(bench, "rates", lambda device, repeats: {"convolution": next(speeds)})
+    assert bench.measured(None, CPU, 3) == (3.0, 6)
 
 
 class Waits(TorchDispatchMode):
@@ -229,7 +242,39 @@ def test_a_size_is_measured_of_the_stated_task(monkeypatch, task, against, size,
     did, scene, config = seen[1]  # after the small task that loads the libraries
     has = {name.removesuffix("_band"): n for name, n in scene.sizes.items()} | {"batch": config.batch}
     assert (row["task"], row["against"], row["size"]) == (task, against, size) == (did, against, size)
-    assert wanted.items() <= has.items() and row["seconds"] > 0 and row["memory_mb"] >= 0
+    assert wanted.items() <= has.items() and min(row["seconds"], row["share_of_rate"]) > 0 and row["memory_mb"] >= 0
+
+
+def test_the_parts_of_a_run_are_all_of_it(monkeypatch):
+    monkeypatch.setattr(
+        shares, "scene_and_split", lambda name: (make_scene(), prsa.split_scene(make_scene(), radius=3))
+    )
+    monkeypatch.setattr(shares, "EPOCHS", 2)
+    row = shares.row("tiny", "prsanet")
+    assert sum(row[part] for part in shares.PARTS) == pytest.approx(row["seconds"])
+    assert min(row[part] for part in shares.PARTS if part != "other time in convolutions") > 0
+    figure = shares.figure(pd.DataFrame([row]))
+    assert sum(bar.get_width() for bar in figure.axes[0].patches) == pytest.approx(row["seconds"])
+
+
+def test_the_figure_of_the_scaling_law_shows_every_share():
+    table = powers().assign(share_of_rate=0.5)
+    tile = pd.DataFrame({"side": [100], "seconds": [9.0], "share_of_rate": [0.7]})
+    axes = scaling.figure(table, scaling.exponents(table), tile).axes
+    shown = [y for line in axes[1].lines for y in line.get_ydata()]
+    assert shown[:6] == [50] * 6 and 70 in np.round(shown)
+
+
+def test_before_and_after_are_measured_with_their_own_package(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "prsa", tmp_path / "prsa", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(before, "SIDE", 64)
+    for clone in (ROOT, tmp_path):
+        (quantity, rate), *_ = before.measured(clone, "maps", ["concat"]).items()
+        assert quantity == "map, concat (pixels per s)" and rate > 0
+    (tmp_path / "prsa" / "__init__.py").rename(tmp_path / "prsa" / "gone.py")
+    (tmp_path / "prsa").rename(tmp_path / "gone")
+    with pytest.raises(subprocess.CalledProcessError):
+        before.measured(tmp_path, "imports", [])
 
 
 def test_every_setting_gets_as_many_trials_on_development_scenes():

@@ -183,7 +183,7 @@ def commands(reference: Path) -> str:
 
 
 def speed(reference: Path) -> str:
-    """The benchmark: both tasks beside the usual way, worker processes, and how time grows with the size."""
+    """The benchmark: shares of the convolution rate, before and after, worker processes, growth with the size."""
     names = ("speed", "workers", "scaling_exponents", "complexity")
     table, workers, growth, complexity = _table(reference, *(f"bench/{name}" for name in names))
     rows = [
@@ -191,11 +191,12 @@ def speed(reference: Path) -> str:
             "task": r.task,
             "method": f"`{r.method}`",
             "patch": r.patch,
+            "threads": r.threads,
             "per second": f"{r.per_s:,} {'pixels' if r.task == 'mapping' else 'samples'}",
+            "share of the convolution rate": f"{100 * r.share_of_rate:.0f} %",
+            "target": f"{100 * r.target:.0f} %",
             "times the usual way": f"{r.ratio:.3g}",
-            "target": r.target,
             "operations saved (times)": f"{r.operations_ratio:.3g}",
-            "share of the matrix-product rate": f"{100 * r.share_of_matmul:.0f} %",
         }
         for r in table.itertuples()
     ]
@@ -213,7 +214,29 @@ def speed(reference: Path) -> str:
         f"14 bands of two sensors): {tile['seconds']:.0f} s and at most {tile['peak_mb']:,.0f} MB, "
         f"{100 * tile['ratio']:.0f} % of the speed per pixel of a scene in memory "
         f"(`python -m record.tile`).\n\n{markdown(list(powers.values()))}"
-    )
+    ) + _changes(reference)
+
+
+def _changes(reference: Path) -> str:
+    """What the last work on speed changed, and where the time of a run goes, as far as they were measured."""
+    text, changed, profile = "", *(reference / "bench" / f"{name}.csv" for name in ("before_after", "profile"))
+    if changed.is_file():
+        rows = [
+            {"one thread": r.quantity, "before": f"{r.before:.3g}", "after": f"{r.after:.3g}"}
+            | {"after / before": f"{r.after_over_before:.2f}"}
+            for r in pd.read_csv(changed).itertuples()
+        ]
+        text += f"\n{markdown(rows)}"
+    if profile.is_file():
+        table = pd.read_csv(profile)
+        parts = list(table.columns[table.columns.get_loc("seconds") + 1 :])
+        rows = [
+            {"run": f"`{r['method']}`, {r['scene']}", "seconds": f"{r['seconds']:.1f}"}
+            | {part: f"{100 * r[part] / r['seconds']:.0f} %" for part in parts}
+            for r in table.to_dict("records")
+        ]
+        text += f"\n{markdown(rows)}"
+    return text
 
 
 def reliability(reference: Path) -> str:
