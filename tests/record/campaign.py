@@ -77,7 +77,11 @@ class Study:
 
     @staticmethod
     def finish(process: subprocess.Popen) -> tuple[int, str]:
-        errors = process.communicate(timeout=1800)[1]
+        try:
+            errors = process.communicate(timeout=1800)[1]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return 1, "still at work after half an hour"
         return process.returncode, errors
 
     def tables(self, folder: Path) -> dict[str, bytes]:
