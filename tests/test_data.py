@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import http.server
 import json
@@ -639,6 +640,21 @@ def test_damaged_file(tmp_path, damage):
     path.write_bytes(spoilt[damage])
     with pytest.raises(PrsaError, match="mine.nc: expected a readable netCDF file"):
         open_scene(path)
+
+
+def test_a_damaged_file_prints_no_traceback_of_a_library(tmp_path, monkeypatch):
+    """h5netcdf closes what it could not open, in its destructor."""
+    path, printed, refused = save_scene(make_scene(), tmp_path / "mine.nc"), [], 0
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: printed.append(str(error.exc_value)))
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(0, 9000, 60):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            open_scene(path)
+        except PrsaError:
+            refused += 1
+    gc.collect()
+    assert refused > 10 and not printed
 
 
 def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path):

@@ -40,6 +40,7 @@ NEW = {  # files of capabilities that came later: rasters and CRS, no-data in ev
 LAZY = {  # file or room -> what it imports inside a function, and why
     "cli": ".data .metrics .mapping .study .figures .reproduce .files",  # prsa --help answers at once
     "data.layers": "h5py scipy",  # only for files of MATLAB
+    "data.scene": "h5netcdf",  # only for files
     "data.grid": "rasterio",  # heavy; only for scenes that give their CRS as text
     "figures.training": "sklearn seaborn",  # a second to load, used by one figure each
     "report.intervals": "scipy",  # its statistics take a second to load; one quantile needs them

@@ -70,11 +70,8 @@ def _names_of(scene: xr.Dataset, fail: Callable) -> str:
         fix = "Fix: scene.attrs['class_names'] = json.dumps([...]), a name for each of 1 to K."
         fail("class_names, a JSON list of K different names", given, fix)
     if len(names) > MOST:
-        fail(
-            f"at most {MOST} classes",
-            f"{len(names)} class_names",
-            "Fix: put classes together; a map holds one byte a pixel.",
-        )
+        fix = "Fix: put classes together; a map holds one byte a pixel."
+        fail(f"at most {MOST} classes", f"{len(names)} class_names", fix)
     return given if isinstance(given, str) else json.dumps(names)
 
 
@@ -244,6 +241,9 @@ def save_scene(scene: xr.Dataset, path: str | os.PathLike) -> Path:
 
 def read_netcdf(path: Path, name: str) -> xr.Dataset:
     """A netCDF file in memory, its numbers as they are stored: `check_scene` unpacks them. Raises `PrsaError`."""
+    import h5netcdf
+
+    h5netcdf.File._writable = False  # lacking in a damaged file, so that closing it printed a traceback
     try:
         with xr.open_dataset(path, mask_and_scale=False, decode_times=False, decode_coords="all") as file:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

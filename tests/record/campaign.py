@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
+import unittest.mock
 import zipfile
 from pathlib import Path
 
@@ -162,11 +163,14 @@ def flipped(path: Path, part: int) -> bytes:
 
 
 def only_error(call) -> str:
-    """`GOOD` when the call raises one `PrsaError` of at most 900 characters; otherwise what it does."""
+    """`GOOD` when the call raises one `PrsaError` of at most 900 characters and prints no traceback."""
+    printed = []
     try:
-        call()
+        with unittest.mock.patch("sys.unraisablehook", printed.append):
+            call()
     except PrsaError as error:
-        return GOOD if len(str(error)) <= 900 else f"a message of {len(str(error))} characters"
+        wrong = f"a message of {len(str(error))} characters" if len(str(error)) > 900 else ""
+        return "prints a traceback" if printed else wrong or GOOD
     except Exception:
         return traceback.format_exc()[-200:]
     return "accepted"

@@ -250,7 +250,7 @@ def reliability(reference: Path) -> str:
     same = ", ".join(name for name in machines["setting"].unique()[1:] if same[name])
     tolerance = {n: 3 * (square / n) ** 0.5 for n in (1, 9, 30)}
     campaign = reference / "campaign.csv"
-    rows = pd.read_csv(campaign).fillna("").to_dict("records") if campaign.is_file() else []
+    rows = pd.read_csv(campaign, keep_default_na=False).to_dict("records") if campaign.is_file() else []
     means = ", ".join(f"{points:.1f} points for n = {n}" for n, points in tolerance.items())
     where = f"`{worst['scene']}`, `{worst['method']}`, {worst['setting']}"
     return (
