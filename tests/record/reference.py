@@ -33,7 +33,6 @@ MEASURED = (
     "campaign.csv",
     "machines.csv",
 )
-TEST_MINUTES = 20  # of make test on two cores
 OTHERS = ("concat", "late", "pmr", "concat+prm", "sagf")  # what prsanet is compared with, one by one
 
 
@@ -168,16 +167,17 @@ def places(reference: Path) -> str:
 
 
 def commands(reference: Path) -> str:
-    """The two commands, and what the first took when the reference was made."""
-    timing = json.loads((reference / "timing.json").read_text())
+    """The two commands, and what they took when they were timed (make test: by hand, its last line in tests.json)."""
+    timing, tests = (json.loads((reference / f"{name}.json").read_text()) for name in ("timing", "tests"))
     scenes, seeds = DEFAULTS["full"]
     runs = len({*grid(list(scenes), None, seeds), *dial_grid(list(scenes), seeds)})
     took = f"{timing['minutes']:.0f} minutes on {timing['cores']} CPU cores, the first table after"
     took = f"{took} {timing['first_table_minutes']:.0f}, once the environment is there"
     measured = took if timing["runs"] == runs else f"a study of {timing['runs']} of them took {took}"
+    minutes = f"{tests['seconds'] / 60:.0f} minutes"
     return (
         f"```\nmake reproduce  # every run, table, figure and notebook -> results/\n"
-        f"make test       # unit tests, then every notebook with its defaults; about {TEST_MINUTES} minutes\n```\n\n"
+        f"make test       # unit tests, then every notebook with its defaults; about {minutes}\n```\n\n"
         f"`make reproduce` trains {runs} runs: {measured}.\n"
     )
 
@@ -219,12 +219,24 @@ def speed(reference: Path) -> str:
 
 def _changes(reference: Path) -> str:
     """What the last work on speed changed, and where the time of a run goes, as far as they were measured."""
-    text, changed, profile = "", *(reference / "bench" / f"{name}.csv" for name in ("before_after", "profile"))
+    names = ("before_after", "equal", "profile")
+    text, changed, equal, profile = "", *(reference / "bench" / f"{name}.csv" for name in names)
     if changed.is_file():
         rows = [
             {"one thread": r.quantity, "before": f"{r.before:.3g}", "after": f"{r.after:.3g}"}
             | {"after / before": f"{r.after_over_before:.2f}"}
             for r in pd.read_csv(changed).itertuples()
+        ]
+        text += f"\n{markdown(rows)}"
+    if equal.is_file():
+        rows = [
+            {
+                "newer minus older": r.quantity,
+                "runs": r.runs,
+                "the same to the last digit": f"{r.same:,} of {r.values:,}",
+            }
+            | {"mean": f"{r.mean:+.2f} [{r.lo:.2f}, {r.hi:.2f}]", "largest": f"{r.largest:.2f}"}
+            for r in pd.read_csv(equal).itertuples()
         ]
         text += f"\n{markdown(rows)}"
     if profile.is_file():
