@@ -37,6 +37,23 @@ def test_the_numbers_are_those_of_the_runs(runs, table):
     assert table.query("method == 'late'")[["gap", "rho"]].isna().all(axis=None)
 
 
+def test_a_study_without_a_simulated_scene_shows_the_teaching_runs(monkeypatch, capsys, runs, table):
+    """A study of one's own scene: it has no dial to turn, and the notebook must not fail for that."""
+
+    class Own:
+        specs, dial = ["own"], []
+
+        def open(self, specs):
+            return make_study({"mine": ("hsi", "sar")}, 2, simulated=0) if "own" in specs else runs
+
+    class Taught(Own):
+        specs = ["taught"]
+
+    monkeypatch.setattr(playground, "open_study", lambda word: Taught() if word == "teaching" else Own())
+    assert playground.of_study("quick").equals(table) and "no scene that the dial turns" in capsys.readouterr().out
+    assert playground.of_study("teaching").equals(table) and not capsys.readouterr().out
+
+
 def test_the_first_tab_follows_every_control(table):
     tab = playground.Browse(table)
     assert (tab.kind.value, tab.dial.value, tab.method.value) == ("sim-sar", CONFIGS["sim-sar"].dial, "prsanet")

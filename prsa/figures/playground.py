@@ -19,6 +19,7 @@ from ..errors import PrsaError
 from ..report.dial import setting
 from ..report.intervals import POINTS, summarise, text
 from ..report.scores import branches, by_run, defaults, probe_oa
+from ..study.teaching import open_study
 from .shapes import ratio_axis, rows, zero
 from .style import FUSED, legend_below, looks_of, panels, styled
 from .tables import _over
@@ -49,6 +50,17 @@ def numbers(runs: Iterable[xr.Dataset]) -> pd.DataFrame:
             found.append((*at, method, m, len(part), *oa, *gap, *rho))
     ends = [f"{column}{end}" for column in PARTS for end in ("", "_lo", "_hi")]
     return pd.DataFrame(found, columns=["kind", "dial", "method", "modality", "n_seeds", *ends])
+
+
+def of_study(study: str) -> pd.DataFrame:
+    """`numbers` of a study by its word, see `prsa.study.teaching.open_study`; of the teaching runs where it has none of
+    the scenes that the dial turns."""
+    for word in (study, "teaching"):
+        plan = open_study(word)
+        table = numbers(plan.open(dict.fromkeys([*plan.specs, *plan.dial])))
+        if len(table):
+            return table
+        print("This study has no scene that the dial turns: the teaching runs are shown instead.")
 
 
 def _one(table: pd.DataFrame, kind: str, dial: float, modality: str) -> pd.DataFrame:
