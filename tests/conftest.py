@@ -9,8 +9,7 @@ from tiny import make_scene
 
 from prsa.data.sources import open_scene
 
-LONG = "test_cluster test_reproduce test_course 03_train test_figures 01_data test_data test_mapping test_study"
-LONG = LONG.split()
+LONG = "test_cluster test_reproduce test_course 03_train test_figures 01_data test_data test_mapping test_study".split()
 
 
 def pytest_collection_modifyitems(items):

@@ -3,8 +3,8 @@
 Declared    ``missing_value``, ``_FillValue``, ``nodata``, ``nodatavals``, ``nodata_value``, ``data ignore value``: an
             attribute, or an encoding of values that are not packed; a number, text or a list. ``nodatavals`` as
             long as the bands says one value per band, any other list says values of all bands.
-Invalid     outside ``valid_min``, ``valid_max``, ``valid_range``, as CF has them, in packed
-            numbers. No-data, with a warning.
+Invalid     outside ``valid_min``, ``valid_max``, ``valid_range``: in packed numbers, as CF has them. No-data, with a
+            warning.
 Impossible  infinities, and magnitudes from `HUGE` up: what GIS and netCDF fill with (-3.4e38, 1e20). No-data,
             with a warning.
 Sentinels   one of `SENTINELS` as a band's lowest value, no other value of the band being below half of it. No-data;
@@ -107,22 +107,17 @@ def packing(var: xr.DataArray, bands: int, fail: Callable) -> list[tuple[float, 
 
 def valid(var: xr.DataArray, dtype: np.dtype, fail: Callable) -> tuple[float, float]:
     """Least and largest valid value, in the numbers of an array of this type. Of unpacked numbers: unpacked, too."""
-    ends = [-np.inf, np.inf]
+    found = {}
     for key in VALID:
         try:
-            found = numbers(var.attrs.get(key))
-            if found:
-                ends = (
-                    found
-                    if key == "valid_range"
-                    else [found[0] if key == part else end for part, end in zip(VALID, ends)]
-                )
-            low, high = ends
+            found[key] = numbers(var.attrs.get(key))
         except (TypeError, ValueError):
+            found[key] = [np.nan] * 3  # refused below
+        if len(found[key]) not in (0, 2 if key == "valid_range" else 1):
             fail(f"numbers in the attribute {key} of {var.name}", var.attrs[key], "Fix: correct or remove it.")
-    scale, offset = (
-        numbers(var.encoding.get(key, plain))[0] for key, plain in (("scale_factor", 1), ("add_offset", 0))
-    )
+    low, high = found["valid_range"] or [*(found["valid_min"] or [-np.inf]), *(found["valid_max"] or [np.inf])]
+    keys = {"scale_factor": 1, "add_offset": 0}
+    scale, offset = (numbers(var.encoding.get(key, plain))[0] for key, plain in keys.items())
     return tuple(sorted(unsigned(end, dtype) * scale + offset for end in (low, high)))
 
 
